@@ -1,0 +1,1 @@
+"""hemomil finds the few cells that explain a diagnosis."""

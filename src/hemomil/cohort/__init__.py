@@ -1,0 +1,1 @@
+"""Who: manifests, images, known cells, folds. No torch."""

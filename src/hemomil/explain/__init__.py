@@ -1,0 +1,1 @@
+"""Which cells made the diagnosis, and whether that explanation holds."""

@@ -1,0 +1,1 @@
+"""How unlike the cells of healthy donors: p-values."""

@@ -1,0 +1,1 @@
+"""Blood smears drawn from physics, with the truth of every cell."""

@@ -1,0 +1,15 @@
+"""What tests share: where the real images lie, if they do, and single-threaded torch."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images (HEMOMIL_DATA, else ../shared/data); skipped where it is absent."""
+    folder = Path(os.environ.get("HEMOMIL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "nih_malaria" / "manifest.csv").is_file():
+        pytest.skip("no real images here: set HEMOMIL_DATA to their folder")
+    return folder
