@@ -1,1 +1,18 @@
-"""Blood smears drawn from physics, with the truth of every cell."""
+"""Simulated blood smears with known truth, drawn from a physical model."""
+
+from hemomil.simulate.field import Field, draw_field
+from hemomil.simulate.settings import Camera, FieldSettings, Light, Optics, Stain
+from hemomil.simulate.shapes import CELL_CLASSES
+from hemomil.simulate.variation import random_field_settings
+
+__all__ = [
+    "CELL_CLASSES",
+    "Camera",
+    "Field",
+    "FieldSettings",
+    "Light",
+    "Optics",
+    "Stain",
+    "draw_field",
+    "random_field_settings",
+]

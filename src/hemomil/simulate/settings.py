@@ -1,0 +1,85 @@
+"""What a simulated field and a simulated cohort are made from: frozen settings with units."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RGB = tuple[float, float, float]
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stain(Settings):
+    """Absorbance per colour channel (natural logarithm) of what the light passes through."""
+
+    hemoglobin: RGB = Field((0.16, 0.62, 0.42), description="red cell, at the thickest place of a discocyte")
+    nucleus: RGB = Field((1.1, 1.9, 0.55), description="chromatin of white cells and parasites, at most")
+    cytoplasm: RGB = Field((0.22, 0.42, 0.10), description="cytoplasm of white cells, and platelets")
+    plasma: RGB = Field((0.02, 0.03, 0.02), description="dried plasma in the background")
+    concentration: float = Field(1.0, gt=0, description="multiplies every absorbance")
+
+
+class Optics(Settings):
+    """How the microscope blurs: a Gaussian of defocus and a ring beside edges."""
+
+    defocus: float = Field(1.0, ge=0, description="standard deviation of the blur, pixels")
+    halo: float = Field(0.15, ge=-1, le=1, description="strength of the ring: > 0 bright outside, < 0 dark")
+    halo_width: float = Field(3.0, gt=0, description="reach of the ring, pixels")
+    chromatic_shift: float = Field(0.0, ge=0, description="red against blue, pixels")
+
+
+class Light(Settings):
+    """The empty field as the camera shows it."""
+
+    background: RGB = Field((0.93, 0.90, 0.91), description="colour where nothing lies, 0 to 1 as displayed")
+    tilt: float = Field(0.05, ge=0, le=0.9, description="brightness lost from one side to the other")
+    vignette: float = Field(0.05, ge=0, le=0.9, description="brightness lost from the centre to a corner")
+    angle: float = Field(0.0, description="direction of the tilt, radians")
+    stop: Literal["none", "round", "bars"] = Field("none", description="black round field stop or bars")
+
+
+class Camera(Settings):
+    """Sensor, colour and file."""
+
+    gain: RGB = Field((1.0, 1.0, 1.0), description="white balance error: multiplies the channels")
+    gamma: float = Field(1.6, gt=0, description="display = light ** (1 / gamma)")
+    electrons: float = Field(8000.0, gt=0, description="electrons at full white: sets the shot noise")
+    read_noise: float = Field(0.004, ge=0, description="standard deviation, of full white")
+    jpeg_quality: int | None = Field(None, ge=5, le=100, description="none: no JPEG artefacts")
+    scale_bar: bool = Field(False, description="a scale bar is burnt into a corner")
+
+
+class FieldSettings(Settings):
+    """One microscope field."""
+
+    size: tuple[int, int] = Field((480, 640), description="height and width, pixels")
+    diameter: float = Field(62.0, gt=4, description="healthy discocyte, pixels")
+    cells: int = Field(28, ge=0, description="red cells wanted; fewer where there is no room")
+    mix: dict[str, float] = Field(
+        {"discocyte": 1.0}, description="share of each cell class; sums to any number"
+    )
+    anisocytosis: float = Field(0.05, ge=0, le=0.5, description="coefficient of variation of the diameter")
+    touching: float = Field(0.2, ge=0, le=1, description="share of cells that are laid against another")
+    overlap: float = Field(
+        0.1, ge=0, le=0.6, description="how far those reach over it, of the distance, at most"
+    )
+    pressed: float = Field(0.3, ge=0, le=1, description="share of overlaps that flatten both sides instead")
+    irregularity: float = Field(0.02, ge=0, le=0.2, description="roughness of outlines, of the radius")
+    pallor: float = Field(1.0, ge=0, le=1.7, description="multiplies the central pallor")
+    edge: float = Field(
+        0.4, gt=0.05, le=1, description="exponent of the rim: 0.5 in suspension, less when dried"
+    )
+    texture: float = Field(0.03, ge=0, le=0.5, description="mottling of hemoglobin, of its absorbance")
+    inclusions: float = Field(0.0, ge=0, le=1, description="share of red cells with a parasite-like body")
+    platelets: float = Field(1.0, ge=0, description="expected number")
+    white_cells: float = Field(0.05, ge=0, description="expected number")
+    artefacts: float = Field(0.3, ge=0, description="expected number: dust, debris, stain precipitate")
+    dirt: float = Field(0.0, ge=0, le=1, description="fine unevenness of the background")
+    stain: Stain = Field(default_factory=Stain, description="colours")
+    optics: Optics = Field(default_factory=Optics, description="blur")
+    light: Light = Field(default_factory=Light, description="illumination")
+    camera: Camera = Field(default_factory=Camera, description="sensor and file")
