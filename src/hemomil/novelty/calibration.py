@@ -1,0 +1,161 @@
+"""Turn anomaly scores into p-values: how often would a healthy donor's cell, or sample, score this high?
+
+Cells of one donor resemble each other, so the donors are what is exchangeable, not the cells. A p-value
+therefore counts donors: each donor of the reference votes with the share of its cells that score as high.
+
+Axes: M cells of the control donors, N cells to be judged, D donors, S control samples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import false_discovery_control
+
+from hemomil.types import Notice
+
+TOP_SHARE = 0.1
+"""A sample is as strange as the mean of this share of its strangest cells."""
+
+LEVEL = 0.05
+"""Error rate that the floor of the p-values is compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Anomaly scores of control donors, against which new cells and samples are judged.
+
+    Scores must be out of donor: each donor's cells scored by a reference that was fitted without that donor.
+
+    Notes
+    -----
+    Hierarchical conformal p-values (Lee, Barber & Willett, arXiv 2306.06342): if a new donor is exchangeable
+    with the D control donors, P(p ≤ α) ≤ α for a cell (or sample) of it, whatever the donors' differences.
+    What that does not say:
+
+    * No p-value is below 1 / (D + 1). With 33 control donors it is .03, and no number of cells lowers it.
+    * The error rate is over donors. One unusual healthy donor may have many cells flagged, most have none.
+    * p-values of one sample's cells depend on each other through the reference and the donor they share, so
+      Benjamini–Hochberg q-values bound the share of false flags only approximately.
+    * A control donor of another stain, scanner or hospital is not exchangeable with these.
+    """
+
+    cell_scores: Float[np.ndarray, "M"]
+    """Ascending."""
+    cell_shares: Float[np.ndarray, "M"]
+    """One over the number of cells of the same donor."""
+    sample_scores: Float[np.ndarray, "S"]
+    """`top_decile_mean` of each control sample, ascending."""
+    sample_shares: Float[np.ndarray, "S"]
+    """One over the number of samples of the same donor."""
+    n_donors: int
+
+    @classmethod
+    def fit(
+        cls, scores: Float[np.ndarray, "M"], patients: Sequence[str], samples: Sequence[str]
+    ) -> "Calibration":
+        """Keep the out-of-donor anomaly scores of the control cells; names of donors are not kept.
+
+        `patients` and `samples` name the donor and the sample of each cell.
+        """
+        assert len(scores) == len(patients) == len(samples), "scores, patients and samples are not aligned"
+        assert not np.isnan(scores).any(), "a control cell has no anomaly score"
+        cells = pd.DataFrame({"score": scores.astype(np.float64), "donor": patients, "sample": samples})
+        bags = cells.groupby(["donor", "sample"])["score"].agg(_top_decile_mean).reset_index()
+        cell_scores, cell_shares = _ascending(cells)
+        sample_scores, sample_shares = _ascending(bags)
+        return cls(
+            cell_scores=cell_scores,
+            cell_shares=cell_shares,
+            sample_scores=sample_scores,
+            sample_shares=sample_shares,
+            n_donors=len(set(patients)),
+        )
+
+    @property
+    def floor(self) -> float:
+        """The smallest p-value that these donors can give."""
+        return 1 / (self.n_donors + 1)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """A warning where the donors are too few for any p-value to reach 0.05."""
+        if self.floor <= LEVEL:
+            return ()
+        text = (
+            f"{self.n_donors} control donors: no novelty p-value can be below {self.floor:.2g}; "
+            f"{LEVEL:g} needs {round(1 / LEVEL) - 1} donors"
+        )
+        return (Notice(kind="few-control-donors", subject="control", text=text),)
+
+    def cell_p(self, scores: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        """p-value of each cell of a new donor: (1 + Σ over donors of the share ≥ score) / (D + 1)."""
+        return _p_values(scores, self.cell_scores, self.cell_shares, self.n_donors)
+
+    def sample_p(self, scores: Float[np.ndarray, "N"]) -> float:
+        """p-value of a sample of a new donor, from the scores of its cells; 1 for a sample without cells.
+
+        Its statistic is `top_decile_mean`; each control donor votes with the share of its samples as strange.
+        (A donor's average over samples would spread less than one sample does, and p would be too small.)
+        """
+        if len(scores) == 0:
+            return 1.0
+        statistic = np.array([top_decile_mean(scores)])
+        return float(_p_values(statistic, self.sample_scores, self.sample_shares, self.n_donors)[0])
+
+    def to_state(self) -> dict[str, np.ndarray]:
+        """Arrays that `from_state` rebuilds the calibration from."""
+        return {
+            "cell_scores": self.cell_scores,
+            "cell_shares": self.cell_shares,
+            "sample_scores": self.sample_scores,
+            "sample_shares": self.sample_shares,
+            "n_donors": np.array([self.n_donors], dtype=np.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "Calibration":
+        """The calibration that `to_state` wrote."""
+        arrays = {name: state[name] for name in cls.__slots__ if name != "n_donors"}
+        return cls(**arrays, n_donors=int(state["n_donors"][0]))
+
+
+def benjamini_hochberg(p: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """q-values (Benjamini–Hochberg): the false discovery rate at which each of these would be flagged."""
+    q: np.ndarray = false_discovery_control(p, method="bh") if len(p) else p
+    return q
+
+
+def top_decile_mean(scores: Float[np.ndarray, "N"]) -> float:
+    """Mean of the strangest tenth of a sample's cells (at least one)."""
+    n_top = max(1, int(np.ceil(TOP_SHARE * len(scores))))
+    return float(np.sort(scores.astype(np.float64))[-n_top:].mean())
+
+
+def _top_decile_mean(scores: pd.Series) -> float:
+    return top_decile_mean(scores.to_numpy())
+
+
+def _ascending(rows: pd.DataFrame) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
+    """Scores from low to high, and the share that each has in its donor."""
+    shares = (1 / rows.groupby("donor")["score"].transform("size")).to_numpy(dtype=np.float64)
+    scores = rows["score"].to_numpy(dtype=np.float64)
+    order = np.lexsort((shares, scores))
+    return scores[order], shares[order]
+
+
+def _p_values(
+    scores: Float[np.ndarray, "N"],
+    reference: Float[np.ndarray, "M"],
+    shares: Float[np.ndarray, "M"],
+    n_donors: int,
+) -> Float[np.ndarray, "N"]:
+    """(1 + Σ of the shares of reference scores ≥ score) / (D + 1), for all scores by one search."""
+    assert not np.isnan(scores).any(), "a cell has no anomaly score"
+    first = np.searchsorted(reference, scores.astype(np.float64), side="left")
+    above = np.append(np.cumsum(shares[::-1])[::-1], 0.0)
+    # rounding of the sum must not push a p-value over 1
+    p: np.ndarray = np.minimum((1 + above[first]) / (n_donors + 1), 1.0)
+    return p

@@ -1,0 +1,105 @@
+"""How well the cells are explained: are the abnormal ones of a diseased sample ranked first?
+
+Axes: N cells, P patients, B bootstrap draws.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from hemomil.stats.draws import MIN_PATIENTS, Resampled, over_runs, patient_draws
+from hemomil.stats.ranking import rank_draws
+
+SCORES = ("anomaly", "attention", "contribution", "abnormal_probability")
+"""Columns of cells.parquet; `abnormal_probability` is 1 − prob_<control>."""
+
+
+def instance_metrics(
+    cells: pd.DataFrame, *, control: str, seed: int = 0, n_boot: int = 500
+) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Per method and score: `auroc`, `ap` and `auroc_within`, each value, low, high, n, unit, sd_runs.
+
+    `cells` is a study's cells.parquet (method, run, sample, patient, label, cell_label, anomaly, attention,
+    contribution, prob_<control>). Only cells of known class in samples that are not `control` count; a cell
+    is abnormal when its class is not `control`. `auroc` and `ap` pool the cells of all those samples;
+    `auroc_within` is the mean over samples of the AUROC inside one, where both kinds are present. A score
+    that a method does not have (NaN) has null values, as has everything with fewer than 5 patients.
+    A method whose cells are all unknown does not appear.
+
+    Notes
+    -----
+    The mean AUROC within samples is what a reader of one smear sees. The pooled one also asks that scores of
+    different samples can be compared, which attention (it sums to 1 in each bag) does not promise. A
+    contribution speaks for the class that was predicted: in a sample called healthy, it ranks the healthy.
+    """
+    known = cells[(cells["label"] != control) & cells["cell_label"].notna()]
+    patients = sorted(set(known["patient"]))
+    if not patients:
+        return {}
+    draws = patient_draws(len(patients), n_boot, seed=seed)
+    column = pd.Series(range(len(patients)), index=patients, dtype=np.int64)
+    return {
+        method: _method_metrics(known[known["method"] == method], control, column, draws)
+        for method in known["method"].unique()
+    }
+
+
+def _method_metrics(
+    cells: pd.DataFrame, control: str, column: pd.Series, draws: Int[np.ndarray, "B P"]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    runs = [_Cells(cells[cells["run"] == run], control, column) for run in cells["run"].unique()]
+    return {name: over_runs([_score_metrics(run, name, draws) for run in runs]) for name in SCORES}
+
+
+class _Cells:
+    """The cells of one method and run: abnormal or not, whose, and how they were scored."""
+
+    def __init__(self, cells: pd.DataFrame, control: str, column: pd.Series) -> None:
+        self.abnormal = (cells["cell_label"] != control).to_numpy(dtype=bool)
+        self.patients = cells["patient"].map(column).to_numpy(dtype=np.int64)
+        self.samples = pd.factorize(cells["sample"], sort=True)[0].astype(np.int64)
+        scores = cells.assign(abnormal_probability=1 - cells[f"prob_{control}"])
+        self.scores = {name: scores[name].to_numpy(dtype=np.float64) for name in SCORES}
+
+
+def _score_metrics(cells: _Cells, name: str, draws: Int[np.ndarray, "B P"]) -> dict[str, Resampled]:
+    scores, abnormal = cells.scores[name], cells.abnormal
+    n = len(np.unique(cells.patients))
+    if np.isnan(scores).any() or n < MIN_PATIENTS or abnormal.all() or not abnormal.any():
+        nothing = Resampled(value=np.nan, draws=np.full(len(draws), np.nan), n=n)
+        return {"auroc": nothing, "ap": nothing, "auroc_within": nothing}
+    auroc, precision = rank_draws(abnormal, scores, cells.patients, draws)
+    return {
+        "auroc": Resampled(value=float(roc_auc_score(abnormal, scores)), draws=auroc, n=n),
+        "ap": Resampled(value=float(average_precision_score(abnormal, scores)), draws=precision, n=n),
+        "auroc_within": _within(cells, scores, draws),
+    }
+
+
+def _within(cells: _Cells, scores: Float[np.ndarray, "N"], draws: Int[np.ndarray, "B P"]) -> Resampled:
+    """Mean over samples of the AUROC among a sample's own cells."""
+    areas = within_aurocs(cells.abnormal, scores, cells.samples)
+    _, first = np.unique(cells.samples, return_index=True)
+    both = np.isfinite(areas)
+    owners = cells.patients[first][both]
+    n = len(np.unique(owners))
+    weights = draws[:, owners].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ areas[both]) / weights.sum(axis=1)
+    return Resampled(value=float(areas[both].mean()) if n >= MIN_PATIENTS else np.nan, draws=drawn, n=n)
+
+
+def within_aurocs(
+    abnormal: Bool[np.ndarray, "N"], scores: Float[np.ndarray, "N"], samples: Int[np.ndarray, "N"]
+) -> Float[np.ndarray, "S"]:
+    """AUROC inside each sample (0 … S−1), from rank sums; NaN where all its cells are of one kind."""
+    ranks = pd.Series(scores).groupby(samples).rank().to_numpy()
+    positives = np.bincount(samples, weights=abnormal)
+    negatives = np.bincount(samples) - positives
+    rank_sums = np.bincount(samples, weights=ranks * abnormal)
+    with np.errstate(invalid="ignore"):
+        areas: np.ndarray = (rank_sums - positives * (positives + 1) / 2) / (positives * negatives)
+    return areas
