@@ -1,0 +1,321 @@
+"""Find the red cells of an image, and look them up in the network's feature pyramid.
+
+Every image is seen in tiles, at the scale where its cells have the diameter that the network was trained for
+(`nominal`).
+Axes: N cells, H W pixels. Boxes are x0 y0 x1 y1 in pixels of the image, half-open.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, UInt8
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
+
+from hemomil.detect import stored
+from hemomil.detect.masks import cut_masks
+from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
+from hemomil.detect.scale import guess_diameter, resize
+from hemomil.detect.settings import Backbone, DetectSettings
+from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
+from hemomil.types import Detections
+
+CLASSES = ("red cell",)
+FIRST_LOOK = 640
+"""Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
+ENOUGH = 5
+"""Cells that must be found before their size overrules the guess."""
+TOLERANCE = 1.25
+"""A guess within this factor of the cells found is left as it is."""
+MOST_ZOOM = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Cells found, on the device; boxes in pixels of the image."""
+
+    boxes: Float[Tensor, "N 4"]
+    scores: Float[Tensor, "N"]
+    labels: Tensor
+    masks: Float[Tensor, "N M M"]
+    maps: Float16[Tensor, "N C S S"]
+    """No rows if they were not asked for."""
+
+    def rows(self, rows: Tensor) -> "_Found":
+        return _Found(**{name: value[rows] if len(value) else value for name, value in self._items()})
+
+    def _items(self) -> list[tuple[str, Tensor]]:
+        return [(name, getattr(self, name)) for name in self.__slots__]
+
+
+class Detector:
+    """Mask R-CNN for red cells, with the scale it was trained at.
+
+    Weights are rounded to half precision on entry, so what runs is exactly what is saved.
+    """
+
+    def __init__(
+        self,
+        net: MaskRCNN,
+        *,
+        backbone: Backbone,
+        nominal: float,
+        classes: tuple[str, ...] = CLASSES,
+        settings: DetectSettings | None = None,
+    ) -> None:
+        self.backbone: Backbone = backbone
+        self.nominal = nominal
+        self.classes = classes
+        self.settings = settings or DetectSettings()
+        self.device = pick_device(self.settings.device)
+        stored.round_to_half(net)
+        self.net = net.to(self.device, memory_format=torch.channels_last).eval()
+        self.net.requires_grad_(False)
+        self.fingerprint = stored.fingerprint(net)
+        """Names the weights; part of what a model remembers of its input."""
+
+    @classmethod
+    def untrained(
+        cls,
+        backbone: Backbone = "small",
+        *,
+        nominal: float = 40.0,
+        seed: int = 0,
+        settings: DetectSettings | None = None,
+    ) -> Self:
+        """Random weights: somewhere to start training, and a control."""
+        return cls(build(backbone, len(CLASSES), seed), backbone=backbone, nominal=nominal, settings=settings)
+
+    @classmethod
+    def coco(cls, *, nominal: float = 96.0, seed: int = 0, settings: DetectSettings | None = None) -> Self:
+        """The paper's ResNet-50 with torchvision's COCO weights: RoI maps at once, cells after training."""
+        return cls(build_coco(len(CLASSES), seed), backbone="resnet50", nominal=nominal, settings=settings)
+
+    @classmethod
+    def shipped(cls, backbone: Backbone = "small", *, settings: DetectSettings | None = None) -> Self:
+        """The detector in the package. Raises ModelError where none is shipped for the backbone."""
+        return cls.load(stored.shipped_path(backbone), settings=settings)
+
+    @classmethod
+    def load(cls, path: Path, *, settings: DetectSettings | None = None) -> Self:
+        """A detector saved to a file or folder. Raises ModelError if it is not one."""
+        about, tensors = stored.read(path)
+        net = build(about.backbone, len(about.classes), seed=0)
+        stored.fill(net, tensors, path)
+        return cls(
+            net, backbone=about.backbone, nominal=about.nominal, classes=about.classes, settings=settings
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the weights in half precision: into the `.safetensors` file named, or a folder."""
+        about = stored.About(backbone=self.backbone, nominal=self.nominal, classes=self.classes)
+        stored.write(path, self.net, about)
+
+    def detect(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
+        """The cells of an image of any size, by rising y0, then x0."""
+        return self._cut(self._find(image, with_maps=False))
+
+    def detect_with_roi(
+        self, image: UInt8[np.ndarray, "H W 3"]
+    ) -> tuple[Detections, Float16[np.ndarray, "N 256 14 14"]]:
+        """The cells, and their RoI maps from the same forward pass."""
+        found = self._find(image, with_maps=True)
+        return self._cut(found), found.maps.cpu().numpy()
+
+    def diameter(self, image: UInt8[np.ndarray, "H W 3"]) -> float:
+        """Typical diameter of the cells, in pixels: the setting, or estimated from the whole image."""
+        return self._look(image, with_maps=False)[0]
+
+    def roi_maps(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        boxes: Float[np.ndarray, "N 4"],
+        *,
+        diameter: float | None = None,
+    ) -> Float16[np.ndarray, "N 256 14 14"]:
+        """RoIAlign of the feature pyramid at these boxes: one map a box, whatever the other boxes are.
+
+        The image is seen at the scale of its own cells (`Detector.diameter`), not of the boxes given; a cell
+        larger than its neighbours is larger to the network too, though RoIAlign then samples every box alike.
+        Where the only box is the whole image (`kind=cell`), that box gets the nominal diameter and its size
+        is lost; give `diameter`, the same for all, to keep it.
+        """
+        with self._running():
+            size = diameter or self._diameter_for(image, boxes)
+            return self._roi_maps(image, boxes, size).cpu().numpy()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.settings.threads or threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _find(self, image: UInt8[np.ndarray, "H W 3"], *, with_maps: bool) -> _Found:
+        diameter, found = self._look(image, with_maps=with_maps)
+        if found is not None:
+            return found
+        with self._running():
+            return self._search(image, diameter, with_maps=with_maps)
+
+    def _look(self, image: UInt8[np.ndarray, "H W 3"], *, with_maps: bool) -> tuple[float, _Found | None]:
+        """The diameter to search with; and what was found on the way, if the whole image was searched."""
+        if self.settings.diameter is not None:
+            return self.settings.diameter, None
+        guess = self._guess(image)
+        middle = _middle(image, round(self.settings.tile * guess / self.nominal))
+        with self._running():
+            found = self._search(middle, guess, with_maps=with_maps)
+        diameter = _corrected(guess, found.boxes)
+        whole = middle.shape == image.shape and diameter == guess
+        return diameter, found if whole else None
+
+    def _guess(self, image: UInt8[np.ndarray, "H W 3"]) -> float:
+        by_eye = guess_diameter(image)
+        side = max(image.shape[:2])
+        guess = by_eye if by_eye is not None else self.nominal * max(1.0, side / FIRST_LOOK)
+        return max(guess, self.nominal / MOST_ZOOM)
+
+    def _diameter_for(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"]) -> float:
+        height, width = image.shape[:2]
+        if len(boxes) == 1 and np.array_equal(boxes[0], [0, 0, width, height]):
+            return float(max(height, width))
+        return self.diameter(image)
+
+    def _search(self, image: UInt8[np.ndarray, "H W 3"], diameter: float, *, with_maps: bool) -> _Found:
+        """All tiles of the image at the scale where `diameter` is nominal, merged."""
+        scaled, zoom = self._scaled(image, diameter)
+        tiles = self._lay(scaled)
+        parts = []
+        for rows in torch.split(torch.arange(len(tiles.corners)), self.settings.batch):
+            parts += self._search_tiles(scaled, tiles, rows, with_maps=with_maps)
+        found = _Found(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _Found.__slots__}
+        )
+        return self._merged(found, zoom, image.shape)
+
+    def _merged(self, found: _Found, zoom: Float[Tensor, "4"], shape: tuple[int, ...]) -> _Found:
+        """One box a cell, in pixels of the image, in reading order."""
+        kept = batched_nms(found.boxes, found.scores, found.labels, self.settings.nms_iou)
+        found = found.rows(kept[: self.settings.max_cells])
+        limit = torch.tensor([shape[1], shape[0], shape[1], shape[0]], device=self.device)
+        boxes = torch.minimum(found.boxes / zoom, limit)
+        in_order = np.lexsort(boxes[:, :2].cpu().numpy().T)
+        moved = _Found(**{**dict(found._items()), "boxes": boxes})
+        return moved.rows(torch.from_numpy(in_order).to(self.device))
+
+    def _search_tiles(self, scaled: Tensor, tiles: Tiles, rows: Tensor, *, with_maps: bool) -> list[_Found]:
+        images = self._batch(scaled, tiles, rows)
+        pyramid = self.net.backbone(images.tensors)
+        proposals, _ = self.net.rpn(images, pyramid)
+        results, _ = self.net.roi_heads(pyramid, proposals, images.image_sizes)
+        align = roi_align(self._levels(), MAP_SIZE)
+        parts = []
+        for place, (row, result) in enumerate(zip(rows.tolist(), results, strict=True)):
+            kept = self._kept(result, tiles, row)
+            level_maps = {name: level[place : place + 1] for name, level in pyramid.items()}
+            boxes = result["boxes"][kept]
+            maps = align(level_maps, [boxes[: len(boxes) if with_maps else 0]], images.image_sizes[:1])
+            shift = tiles.corners[row].repeat(2).to(self.device)
+            parts.append(
+                _Found(
+                    boxes=boxes + shift,
+                    scores=result["scores"][kept],
+                    labels=result["labels"][kept],
+                    masks=result["masks"][kept, 0],
+                    maps=maps.half(),
+                )
+            )
+        return parts
+
+    def _kept(self, result: dict[str, Tensor], tiles: Tiles, row: int) -> Tensor:
+        """Rows of a tile's result that are cells of its core, good enough and not part of a better one."""
+        shift = tiles.corners[row].repeat(2).to(self.device)
+        core = tiles.cores[row].to(self.device)
+        # the slack covers boxes that two tiles place a little differently; the doubles fall to suppression
+        kept = in_core(result["boxes"] + shift, core, self.nominal / 4)
+        kept &= result["scores"] >= self.settings.score_threshold
+        rows = torch.nonzero(kept)[:, 0]
+        better = not_inside_a_better(result["boxes"][rows], result["scores"][rows], self.settings.nms_iom)
+        return rows[better]
+
+    def _roi_maps(
+        self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], diameter: float
+    ) -> Float16[Tensor, "N 256 14 14"]:
+        scaled, zoom = self._scaled(image, diameter)
+        tiles = self._lay(scaled)
+        scaled_boxes = torch.from_numpy(boxes.astype(np.float32)).to(self.device) * zoom
+        owner = owners(scaled_boxes.cpu(), tiles).to(self.device)
+        maps = torch.zeros(len(boxes), CHANNELS, MAP_SIZE, MAP_SIZE, dtype=torch.float16, device=self.device)
+        align = roi_align(self._levels(), MAP_SIZE)
+        for rows in torch.split(torch.unique(owner).cpu(), self.settings.batch):
+            images = self._batch(scaled, tiles, rows)
+            pyramid = self.net.backbone(images.tensors)
+            here = [torch.nonzero(owner == tile)[:, 0] for tile in rows.tolist()]
+            shifts = tiles.corners[rows].repeat(1, 2).to(self.device)
+            local = [scaled_boxes[cells] - shift for cells, shift in zip(here, shifts, strict=True)]
+            maps[torch.cat(here)] = align(pyramid, local, images.image_sizes).half()
+        return maps
+
+    def _scaled(
+        self, image: UInt8[np.ndarray, "H W 3"], diameter: float
+    ) -> tuple[Tensor, Float[Tensor, "4"]]:
+        """The image at the network's scale, uint8 3 H' W', and the factor that takes its boxes there."""
+        scale = self.nominal / diameter
+        scaled = resize(image, scale, scale)
+        zoom = [scaled.shape[2] / image.shape[1], scaled.shape[1] / image.shape[0]]
+        return scaled, torch.tensor(zoom * 2, device=self.device)
+
+    def _lay(self, scaled: Tensor) -> Tiles:
+        return lay_tiles(scaled.shape[1], scaled.shape[2], self.settings.tile, self.settings.overlap)
+
+    def _levels(self) -> list[str]:
+        return list(self.net.roi_heads.mask_roi_pool.featmap_names)
+
+    def _batch(self, scaled: Tensor, tiles: Tiles, rows: Tensor) -> ImageList:
+        """Tiles as the network wants them: normalised, sides padded to multiples of the coarsest stride."""
+        cut = [scaled[:, y : y + tiles.height, x : x + tiles.width] for x, y in tiles.corners[rows].tolist()]
+        pixels = torch.stack(cut).to(self.device).float() / 255
+        normal = [self.net.transform.normalize(tile) for tile in pixels]
+        padded = self.net.transform.batch_images(normal, size_divisible=STRIDE)
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        return ImageList(padded, [(tiles.height, tiles.width)] * len(cut))
+
+    def _cut(self, found: _Found) -> Detections:
+        boxes = found.boxes.cpu().numpy()
+        return Detections(
+            boxes=boxes, scores=found.scores.cpu().numpy(), masks=cut_masks(found.masks.cpu(), boxes)
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; `auto` is CUDA if there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _middle(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The middle of the image, at most `side` pixels wide and high."""
+    height, width = image.shape[:2]
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    return image[top : top + side, left : left + side]
+
+
+def _corrected(guess: float, boxes: Float[Tensor, "N 4"]) -> float:
+    """The median size of the cells found, if they are enough and the guess was far from it."""
+    if len(boxes) < ENOUGH:
+        return guess
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
+    found = float(sides.median())
+    return guess if 1 / TOLERANCE < found / guess < TOLERANCE else max(found, 1.0)

@@ -1,0 +1,113 @@
+"""Images with known cells, to learn from and to be scored on.
+
+Axes: N cells, H W pixels.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from hemomil.errors import CellsError
+
+Mask = Bool[np.ndarray, "_ _"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """An image and the cells in it."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    boxes: Float[np.ndarray, "N 4"]
+    """x0 y0 x1 y1 in pixels, half-open."""
+    masks: tuple[Mask, ...] | None = None
+    """Each cut to its box rounded outwards, as in `Detections`; None: only boxes are known."""
+
+    def __post_init__(self) -> None:
+        assert self.masks is None or len(self.masks) == len(self.boxes), "boxes and masks are not aligned"
+
+
+def outer(boxes: Float[np.ndarray, "N 4"]) -> np.ndarray:
+    """Boxes rounded outwards to whole pixels, int N 4."""
+    corners = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+    return corners.astype(np.int64)
+
+
+def read_coco_examples(
+    path: Path, *, categories: Sequence[str] | None = None, limit: int | None = None
+) -> Iterator[Example]:
+    """Examples of a COCO JSON, one by one; images lie beside it, or in `images/` beside it.
+
+    `categories` names the kinds of object that are cells here (all of them if not given). Crowd annotations
+    are left out. An image has masks if every one of its cells has a segmentation.
+
+    Raises CellsError for a file that is no COCO JSON, lacks an image, or names none of `categories`.
+    """
+    document = _document(path)
+    wanted = _category_ids(path, document, categories)
+    by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in document["annotations"]:
+        if annotation["category_id"] in wanted and not annotation.get("iscrowd"):
+            by_image[annotation["image_id"]].append(annotation)
+    for entry in document["images"][:limit]:
+        yield _example(_image(path, entry["file_name"]), by_image[entry["id"]])
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"images", "annotations", "categories"} - set(document)
+    except (OSError, ValueError, TypeError) as error:
+        raise CellsError(
+            f"{path} cannot be read as COCO JSON: {error}", hint="give a COCO detection file"
+        ) from error
+    if missing:
+        raise CellsError(f"{path} has no {', '.join(sorted(missing))}", hint="give a COCO detection file")
+    return dict(document)
+
+
+def _category_ids(path: Path, document: dict[str, Any], names: Sequence[str] | None) -> set[int]:
+    known = {category["name"]: int(category["id"]) for category in document["categories"]}
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown:
+        raise CellsError(f"{path} has no category {', '.join(unknown)}", hint=f"it has: {', '.join(known)}")
+    return {known[name] for name in names or known}
+
+
+def _image(path: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    for candidate in (path.parent / name, path.parent / "images" / name):
+        if candidate.is_file():
+            with Image.open(candidate) as image:
+                return np.asarray(image.convert("RGB"))
+    raise CellsError(
+        f"{path}: image {name} is not there", hint="images lie beside the JSON, or in images/ beside it"
+    )
+
+
+def _example(image: UInt8[np.ndarray, "H W 3"], annotations: list[dict[str, Any]]) -> Example:
+    corners = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
+    boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
+    if not all(annotation.get("segmentation") for annotation in annotations) or not annotations:
+        return Example(image=image, boxes=boxes)
+    windows = outer(boxes).clip(0)
+    masks = tuple(
+        _decode(a["segmentation"], image.shape[:2])[y0:y1, x0:x1]
+        for a, (x0, y0, x1, y1) in zip(annotations, windows, strict=True)
+    )
+    return Example(image=image, boxes=boxes, masks=masks)
+
+
+def _decode(segmentation: Any, shape: tuple[int, ...]) -> Mask:
+    """A COCO segmentation (polygons, or run lengths plain or compressed) as a mask of the whole image."""
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *shape))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *shape)
+    return np.asarray(coco_mask.decode(segmentation), dtype=bool)

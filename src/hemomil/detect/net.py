@@ -1,0 +1,104 @@
+"""The networks: torchvision's Mask R-CNN on a small backbone, or on the paper's ResNet-50.
+
+Both have 256 pyramid channels, so the RoI maps of either are 256 x 14 x 14.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.detection import MaskRCNN, MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+
+from hemomil.detect.settings import Backbone
+
+CHANNELS = 256
+"""Channels of every pyramid level, and of a RoI map."""
+MAP_SIZE = 14
+"""Side of a RoI map."""
+CELLS_PER_TILE = 500
+STRIDE = 32
+"""Coarsest stride of the pyramid: sides of a batch are multiples of it."""
+
+
+def build(backbone: Backbone, n_classes: int, seed: int) -> MaskRCNN:
+    """An untrained network for `n_classes` kinds of cell (background not counted)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _small(n_classes) if backbone == "small" else _resnet50(n_classes)
+
+
+def build_coco(n_classes: int, seed: int) -> MaskRCNN:
+    """The paper's network with torchvision's COCO weights; box and mask predictors are new, for cells."""
+    net: MaskRCNN = maskrcnn_resnet50_fpn(
+        weights=MaskRCNN_ResNet50_FPN_Weights.COCO_V1, _skip_resize=True, **_limits()
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        n_features = net.roi_heads.box_predictor.cls_score.in_features
+        net.roi_heads.box_predictor = FastRCNNPredictor(n_features, n_classes + 1)
+        net.roi_heads.mask_predictor = MaskRCNNPredictor(CHANNELS, CHANNELS, n_classes + 1)
+    return net
+
+
+def roi_align(names: Sequence[str], size: int) -> MultiScaleRoIAlign:
+    """RoIAlign over these levels of the pyramid."""
+    return MultiScaleRoIAlign(featmap_names=list(names), output_size=size, sampling_ratio=2)
+
+
+def _small(n_classes: int) -> MaskRCNN:
+    """ResNet-18 cut after layer3, strides 4, 8, 16 (and 32, pooled, for proposals only)."""
+    body = resnet18(weights=None)
+    del body.layer4
+    backbone = BackboneWithFPN(
+        body,
+        return_layers={"layer1": "0", "layer2": "1", "layer3": "2"},
+        in_channels_list=[64, 128, 256],
+        out_channels=CHANNELS,
+    )
+    levels = ("0", "1", "2")
+    return MaskRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(
+            sizes=((16, 24), (32, 46), (64, 90), (128, 180)), aspect_ratios=((0.5, 1.0, 2.0),) * 4
+        ),
+        box_roi_pool=roi_align(levels, 7),
+        box_head=TwoMLPHead(CHANNELS * 49, 256),
+        box_predictor=FastRCNNPredictor(256, n_classes + 1),
+        mask_roi_pool=roi_align(levels, MAP_SIZE),
+        mask_head=MaskRCNNHeads(CHANNELS, (128, 128), 1),
+        mask_predictor=MaskRCNNPredictor(128, 128, n_classes + 1),
+        rpn_batch_size_per_image=128,
+        box_batch_size_per_image=128,
+        _skip_resize=True,
+        **_limits(),
+    )
+
+
+def _resnet50(n_classes: int) -> MaskRCNN:
+    """torchvision's `maskrcnn_resnet50_fpn`, batch norm trainable since nothing is pretrained."""
+    net: MaskRCNN = maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=n_classes + 1, _skip_resize=True, **_limits()
+    )
+    return net
+
+
+def _limits() -> dict[str, float]:
+    """A smear is denser than a photograph: more proposals and detections than the defaults."""
+    return {
+        "box_detections_per_img": CELLS_PER_TILE,
+        "rpn_pre_nms_top_n_train": 1000,
+        "rpn_post_nms_top_n_train": 500,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_test": 1000,
+    }
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    """The batch-norm layers whose statistics can be frozen."""
+    return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
