@@ -1,7 +1,8 @@
 """Simulated blood smears with known truth, drawn from a physical model."""
 
+from hemomil.simulate.cohort import simulate
 from hemomil.simulate.field import Field, draw_field
-from hemomil.simulate.settings import Camera, FieldSettings, Light, Optics, Stain
+from hemomil.simulate.settings import Camera, FieldSettings, Light, Optics, SimulateSettings, Stain
 from hemomil.simulate.shapes import CELL_CLASSES
 from hemomil.simulate.variation import random_field_settings
 
@@ -12,7 +13,9 @@ __all__ = [
     "FieldSettings",
     "Light",
     "Optics",
+    "SimulateSettings",
     "Stain",
     "draw_field",
     "random_field_settings",
+    "simulate",
 ]

@@ -59,9 +59,9 @@ def platelet(rng: np.random.Generator, stain: Stain, radius: float, x: float, y:
     size = radius * float(rng.uniform(0.2, 0.45))
     half = int(np.ceil(2 * size)) + 2
     s = _blob(rng, half, size, 0.12, float(rng.uniform(1, 1.7)))
-    granules = np.clip(1 + 0.5 * _grain(rng, half, max(size / 6, 0.6)), 0.2, 2)
+    granules = np.clip(1 + 0.3 * _grain(rng, half, max(size / 5, 0.8)), 0.4, 1.8)
     colour = np.asarray(stain.nucleus) * 0.35 + np.asarray(stain.cytoplasm)
-    amount = (_soft(s, size) * granules * rng.uniform(0.5, 1.3)).astype(np.float32)
+    amount = (_soft(s, size) * granules * rng.uniform(0.35, 1.0)).astype(np.float32)
     return _finished("platelet", x, y, half, amount[..., None] * colour, s < 1)
 
 
@@ -104,14 +104,14 @@ def artefact(rng: np.random.Generator, stain: Stain, radius: float, x: float, y:
     size = radius * float({"dust": rng.uniform(0.1, 0.4), "smudge": rng.uniform(0.6, 1.6)}.get(kind, 0.5))
     aspect = float(rng.uniform(6, 20)) if kind == "fibre" else float(rng.uniform(1, 2))
     half = int(np.ceil(1.7 * size * aspect**0.5)) + 2
-    s = _blob(rng, half, size * (0.4 if kind == "fibre" else 1), 0.2, aspect)
+    s = _blob(rng, half, size * (0.4 if kind == "fibre" else 1), 0.12, aspect)
     if kind == "smudge":
         amount = np.clip(1.2 - s, 0, 1) * np.clip(0.6 + 0.5 * _grain(rng, half, max(size / 10, 0.7)), 0, 2)
         colour = (np.asarray(stain.nucleus) * 0.5 + np.asarray(stain.cytoplasm)) * rng.uniform(0.3, 1.0)
     else:
         # a thing lying above the cells: dark, of no stain's colour, with a light heart where it acts as a lens
         amount = _soft(s, size) - rng.uniform(0, 0.9) * np.exp(-((s / 0.4) ** 2))
-        colour = rng.uniform(0.5, 1.8) * rng.uniform(0.8, 1.2, 3)
+        colour = rng.uniform(0.2, 1.6) * rng.uniform(0.8, 1.2, 3)
     return _finished("artefact", x, y, half, amount[..., None] * colour, s < 1)
 
 

@@ -3,7 +3,6 @@
 Axes: N red cells, M distractors, H W pixels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from hemomil.simulate.camera import field_stop, focus, photograph, transmittance
 from hemomil.simulate.distractors import Distractor, artefact, inclusion, platelet, white_cell
-from hemomil.simulate.settings import FieldSettings
+from hemomil.simulate.settings import RGB, FieldSettings
 from hemomil.simulate.shapes import CellPatch, draw_cell, random_shape
 from hemomil.simulate.smear import lay
 
@@ -124,17 +123,21 @@ def _absorbance(
     if field.texture:
         thickness *= 1 + np.float32(field.texture) * _mottling(rng, field.size, max(field.diameter / 40, 0.7))
     stain = field.stain
-    absorbance = thickness[..., None] * np.float32(stain.hemoglobin) + chromatin[..., None] * np.float32(
+    absorbance = thickness[..., None] * _colour(stain.hemoglobin) + chromatin[..., None] * _colour(
         stain.nucleus
     )
-    absorbance += np.float32(stain.plasma)
+    absorbance += _colour(stain.plasma)
     if field.dirt:
         uneven = np.clip(_mottling(rng, field.size, field.diameter / 3), 0, None)[..., None]
-        absorbance += uneven * (np.float32(field.dirt) * np.float32(stain.cytoplasm))
+        absorbance += uneven * (np.float32(field.dirt) * _colour(stain.cytoplasm))
     for other in others:
         window, part = _overlap(other.x, other.y, other.mask.shape, field.size)
         absorbance[window] += other.absorbance[part]
     return np.asarray(absorbance)
+
+
+def _colour(absorbance: RGB) -> Float[np.ndarray, "3"]:
+    return np.array(absorbance, dtype=np.float32)
 
 
 def _mottling(rng: np.random.Generator, size: tuple[int, int], sigma: float) -> Float[np.ndarray, "H W"]:
@@ -170,9 +173,3 @@ def _truth(
     top, left = window[0].start, window[1].start
     box = (left + x0, top + y0, left + x1, top + y1)
     return Truth(label=label, box=box, mask=seen[y0:y1, x0:x1].copy())
-
-
-def iterate_fields(rng: np.random.Generator, settings: Iterator[FieldSettings]) -> Iterator[Field]:
-    """One field after another, for training."""
-    for field in settings:
-        yield draw_field(rng, field)

@@ -1,8 +1,8 @@
 """What a simulated field and a simulated cohort are made from: frozen settings with units."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RGB = tuple[float, float, float]
 
@@ -83,3 +83,57 @@ class FieldSettings(Settings):
     optics: Optics = Field(default_factory=Optics, description="blur")
     light: Light = Field(default_factory=Light, description="illumination")
     camera: Camera = Field(default_factory=Camera, description="sensor and file")
+
+
+Disorder = Literal["control", "scd", "thal", "xero", "hs"]
+"""Healthy donors, sickle cell disease, thalassemia, xerocytosis, hereditary spherocytosis."""
+
+
+class SimulateSettings(Settings):
+    """A cohort of patients with blood smears."""
+
+    seed: int = Field(0, description="of every random stream")
+    patients: dict[Disorder, int] = Field(
+        {"control": 12, "scd": 6, "thal": 3, "xero": 4, "hs": 6}, description="patients per class"
+    )
+    samples: int = Field(2, ge=1, description="blood samples per patient")
+    images: int = Field(4, ge=1, description="images per sample")
+    cells: tuple[int, int] = Field((12, 45), description="red cells per image, fewest and most")
+    prevalence: dict[Disorder, float] = Field(
+        {"control": 0.0, "scd": 0.2, "thal": 0.35, "xero": 0.25, "hs": 0.3},
+        description="share of hallmark cells, mean over the patients of a class",
+    )
+    spread: float = Field(
+        20.0, gt=0, description="of patients about that mean: Beta(mean * spread, (1 - mean) * spread)"
+    )
+    background: float = Field(
+        0.03, ge=0, le=0.5, description="share of abnormal cells of any class in everyone, healthy donors too"
+    )
+    size: tuple[int, int] = Field((480, 640), description="height and width of an image, pixels")
+    diameter: float = Field(
+        56.0, ge=12, description="healthy discocyte, pixels, at a site of middle magnification"
+    )
+    sites: int = Field(3, ge=1, description="laboratories, each with its stain and camera")
+    touching: float = Field(0.25, ge=0, le=1, description="share of cells that are laid against another")
+    overlap: float = Field(0.12, ge=0, le=0.6, description="how far those may reach over it, of the distance")
+    artefacts: float = Field(0.4, ge=0, description="expected number of artefacts per image")
+    platelets: float = Field(1.5, ge=0, description="expected number of platelets per image")
+    white_cells: float = Field(0.05, ge=0, description="expected number of white cells per image")
+    jpeg_quality: int | None = Field(92, ge=30, le=100, description="of the image files; none: PNG")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        low, high = self.cells
+        if not 1 <= low <= high:
+            raise ValueError(f"cells is {low} to {high}: give the fewest, at least 1, before the most")
+        if min(self.patients.values(), default=0) < 0 or sum(self.patients.values()) < 1:
+            raise ValueError(f"patients is {self.patients}: give at least one patient")
+        if not all(0 <= share <= 1 for share in self.prevalence.values()):
+            raise ValueError(f"prevalence is {self.prevalence}: a share lies between 0 and 1")
+        return self
+
+    @classmethod
+    def demo(cls, *, seed: int = 0) -> Self:
+        """A cohort that is drawn in seconds and studied in minutes."""
+        patients: dict[Disorder, int] = {"control": 9, "scd": 4, "thal": 3, "xero": 3, "hs": 4}
+        return cls(seed=seed, patients=patients, samples=2, images=2)

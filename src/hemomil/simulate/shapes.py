@@ -38,7 +38,8 @@ class CellShape:
     """How far one end is drawn out (tear-drop)."""
     spicules: int = 0
     spicule_height: float = 0.0
-    irregularity: float = 0.02
+    irregularity: float = 0.0
+    """Roughness of the outline, beyond the smear's."""
     cut: float | None = None
     """Where a straight line cuts the cell off (fragment)."""
     pallor: float = 1.0
@@ -51,7 +52,10 @@ class CellShape:
     bump: float = 0.0
     """Height of a hill in the middle of the dimple (target)."""
     filled: float = FILLED
-    edge: float = 0.4
+    steepness: float = 1.3
+    """How flat-bottomed the dimple is: 1 Evans & Fung."""
+    edge: float | None = None
+    """Exponent of the rim's fall to zero: 0.5 a hemisphere; None: the smear's."""
     density: float = 1.0
     """Hemoglobin concentration."""
 
@@ -92,9 +96,9 @@ def _target(rng: np.random.Generator) -> CellShape:
         label="target",
         size=_uniform(rng, 0.95, 1.12),
         aspect=_uniform(rng, 1.0, 1.15),
-        pallor=_uniform(rng, 1.1, 1.35),
-        pallor_width=_uniform(rng, 1.05, 1.2),
-        bump=_uniform(rng, 0.55, 0.95),
+        pallor=_uniform(rng, 1.15, 1.4),
+        pallor_width=_uniform(rng, 1.0, 1.12),
+        bump=_uniform(rng, 0.75, 1.1),
         density=_uniform(rng, 0.8, 1.0),
     )
 
@@ -157,8 +161,9 @@ def _stomatocyte(rng: np.random.Generator) -> CellShape:
         size=_uniform(rng, 0.95, 1.08),
         aspect=_uniform(rng, 1.0, 1.2),
         pallor=_uniform(rng, 1.0, 1.3),
-        pallor_width=_uniform(rng, 0.62, 0.8),
-        slit=_uniform(rng, 2.5, 4.5),
+        pallor_width=_uniform(rng, 0.42, 0.52),
+        slit=_uniform(rng, 2.2, 3.4),
+        steepness=1.0,
     )
 
 
@@ -178,7 +183,7 @@ def _xerocyte(rng: np.random.Generator) -> CellShape:
         label="xerocyte",
         size=_uniform(rng, 0.82, 0.95),
         aspect=_uniform(rng, 1.0, 1.3),
-        irregularity=0.045,
+        irregularity=0.02,
         pallor=_uniform(rng, 0.7, 1.1),
         pallor_width=_uniform(rng, 0.5, 0.7),
         eccentric=_uniform(rng, 0.28, 0.45),
@@ -192,7 +197,7 @@ def _schistocyte(rng: np.random.Generator) -> CellShape:
         label="schistocyte",
         size=_uniform(rng, 0.7, 0.95),
         aspect=_uniform(rng, 1.0, 1.4),
-        irregularity=0.05,
+        irregularity=0.03,
         cut=_uniform(rng, 0.0, 0.4),
         pallor=_uniform(rng, 0.0, 0.5),
     )
@@ -229,13 +234,13 @@ def random_shape(
     """A cell of class `label`, with the variation of its smear applied."""
     shape = _CLASSES[label](rng)
     scale = float(np.exp(rng.normal(0.0, anisocytosis)))
-    rim = edge if shape.edge != 0.5 else 0.5
     return replace(
         shape,
         size=shape.size * scale,
         irregularity=shape.irregularity + irregularity,
         pallor=shape.pallor * pallor,
-        edge=rim,
+        steepness=shape.steepness * float(np.exp(rng.normal(0.0, 0.15))),
+        edge=edge if shape.edge is None else shape.edge,
     )
 
 
@@ -300,7 +305,8 @@ def _own_axes(
     if shape.tail:
         ahead = np.clip(long, 0, None)
         long = np.where(long > 0, long / np.float32(1 + shape.tail), long)
-        wide = wide / (1 - 0.8 * np.clip(ahead / np.float32(1 + shape.tail), 0, 1)) ** 1.0
+        # a round body that narrows to a waist: width falls fastest half-way along the tail
+        wide = wide / (0.18 + 0.82 / (1 + (ahead / np.float32(0.5 * (1 + shape.tail))) ** 4))
     return long.astype(np.float32), wide.astype(np.float32)
 
 
@@ -343,13 +349,16 @@ def _profile(
     wide: Float[np.ndarray, "H W"],
 ) -> Float[np.ndarray, "H W"]:
     """Thickness: the rim's fall to zero times a dimple that may be shallower, wider, slit or off-centre."""
-    q2 = _dimple_square(rng, shape, s, long, wide)
+    near = _dimple_square(rng, shape, s, long, wide)
+    q2 = near ** np.float32(shape.steepness)
     depth = min(shape.pallor, 1.7)
-    c0, c2, c4 = (depth * c for c in BICONCAVE)
+    # a narrow dimple leaves a wide plateau where the rim hasn't begun to fall: keep its height at PEAK
+    level = min(1.0, 0.6 / (1 - min(shape.pallor_width, 0.9) ** 2) ** 0.5)
+    c0, c2, c4 = (depth * level * c for c in BICONCAVE)
     height = (c0 + (1 - depth) * shape.filled) + c2 * q2 + c4 * q2 * q2
     if shape.bump:
-        height = height + shape.bump * PEAK * np.exp(-q2 / 0.09)
-    rim = np.clip(1 - s * s, 0, None) ** np.float32(shape.edge)
+        height = height + shape.bump * PEAK * np.exp(-near / np.float32(0.10))
+    rim = np.clip(1 - s * s, 0, None) ** np.float32(shape.edge or 0.5)
     return np.asarray(rim * np.clip(height, 0.12, None) * (shape.density / PEAK), dtype=np.float32)
 
 

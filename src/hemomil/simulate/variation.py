@@ -17,6 +17,7 @@ _RED_CELLS: tuple[RGB, ...] = (
     (0.08, 0.55, 0.70),  # salmon
     (0.70, 0.80, 0.45),  # brown-violet
 )
+_HOW_COMMON = np.array([4, 4, 2, 2, 2, 2, 1, 2, 1]) / 20
 _BACKGROUNDS: tuple[RGB, ...] = (
     (0.95, 0.95, 0.95),
     (0.99, 0.91, 0.80),
@@ -89,9 +90,11 @@ def _rgb(values: np.ndarray) -> RGB:
 
 def _stain(rng: np.random.Generator) -> Stain:
     if rng.random() < 0.75:
-        base = np.asarray(_RED_CELLS[int(rng.integers(len(_RED_CELLS)))]) * np.exp(rng.normal(0, 0.2, 3))
+        base = np.asarray(_RED_CELLS[int(rng.choice(len(_RED_CELLS), p=_HOW_COMMON))]) * np.exp(
+            rng.normal(0, 0.2, 3)
+        )
     else:
-        base = rng.dirichlet((1.5, 2.5, 2.0)) * rng.uniform(0.5, 3.0)
+        base = rng.dirichlet((2.0, 4.0, 2.5)) * rng.uniform(0.5, 3.0)
     return Stain(
         hemoglobin=_rgb(base),
         nucleus=_rgb(np.array([1.2, 1.9, 0.6]) * np.exp(rng.normal(0, 0.3, 3))),
