@@ -15,11 +15,11 @@ from hemomil.simulate.settings import Camera, Light, Optics
 
 def transmittance(absorbance: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     """Share of the light that passes (Beer-Lambert, natural logarithm)."""
-    return np.exp(-absorbance)
+    return np.asarray(np.exp(-absorbance))
 
 
 def focus(light: Float[np.ndarray, "H W 3"], optics: Optics) -> Float[np.ndarray, "H W 3"]:
-    """Blur by defocus, with a ring beside edges (difference of two Gaussians) and a shift of red against blue."""
+    """Blur by defocus, with a ring beside edges (difference of Gaussians) and red shifted against blue."""
     blurred = (
         ndi.gaussian_filter(light, (optics.defocus, optics.defocus, 0), truncate=3)
         if optics.defocus
@@ -34,7 +34,7 @@ def focus(light: Float[np.ndarray, "H W 3"], optics: Optics) -> Float[np.ndarray
         blurred = blurred.copy()
         blurred[shift:, :, 0] = blurred[:-shift, :, 0].copy()
         blurred[:-shift, :, 2] = blurred[shift:, :, 2].copy()
-    return np.clip(blurred, 0, None)
+    return np.asarray(np.clip(blurred, 0, None))
 
 
 def _wide_blur(grey: Float[np.ndarray, "H W"], sigma: float) -> Float[np.ndarray, "H W"]:
@@ -59,9 +59,9 @@ def field_stop(size: tuple[int, int], light: Light) -> Bool[np.ndarray, "H W"]:
     y = (np.arange(size[0]) + 0.5 - size[0] / 2)[:, None]
     x = (np.arange(size[1]) + 0.5 - size[1] / 2)[None, :]
     if light.stop == "round":
-        return np.hypot(x, y) < 0.52 * max(size)
+        return np.asarray(np.hypot(x, y) < 0.52 * max(size))
     if light.stop == "bars":
-        return (np.abs(y) < 0.44 * size[0]) & (np.abs(x) < size[1])
+        return np.asarray((np.abs(y) < 0.44 * size[0]) & (np.abs(x) < size[1]))
     return np.ones(size, dtype=bool)
 
 

@@ -110,7 +110,10 @@ def _fields(patients: list[Patient], settings: SimulateSettings) -> Iterator[tup
 
 def _write_pictures(folder: Path, image: str, field: Field, quality: int | None) -> None:
     picture = Image.fromarray(field.image)
-    picture.save(folder / image, **({} if quality is None else {"quality": quality}))
+    if quality is None:
+        picture.save(folder / image)
+    else:
+        picture.save(folder / image, quality=quality)
     ids = np.zeros(field.image.shape[:2], np.uint16)
     for i, (box, mask) in enumerate(zip(field.boxes.astype(int), field.masks, strict=True)):
         ids[box[1] : box[3], box[0] : box[2]][mask] = i + 1

@@ -51,14 +51,14 @@ def _grain(rng: np.random.Generator, half: int, sigma: float) -> Float[np.ndarra
 
 def _soft(s: Float[np.ndarray, "H W"], radius: float) -> Float[np.ndarray, "H W"]:
     """1 inside, 0 outside, over about one pixel."""
-    return np.clip((1 - s) * np.float32(radius) + 0.5, 0, 1)
+    return np.asarray(np.clip((1 - s) * np.float32(radius) + 0.5, 0, 1))
 
 
 def platelet(rng: np.random.Generator, stain: Stain, radius: float, x: float, y: float) -> Distractor:
     """A platelet: a purple granular fleck, 2 to 4 micrometres."""
     size = radius * float(rng.uniform(0.2, 0.45))
     half = int(np.ceil(2 * size)) + 2
-    s = _blob(rng, half, size, 0.12, float(rng.uniform(1, 1.7)))
+    s = _blob(rng, half, size, 0.07, float(rng.uniform(1, 1.7)))
     granules = np.clip(1 + 0.3 * _grain(rng, half, max(size / 5, 0.8)), 0.4, 1.8)
     colour = np.asarray(stain.nucleus) * 0.35 + np.asarray(stain.cytoplasm)
     amount = (_soft(s, size) * granules * rng.uniform(0.35, 1.0)).astype(np.float32)

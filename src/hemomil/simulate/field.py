@@ -74,17 +74,7 @@ def _red_cells(rng: np.random.Generator, field: FieldSettings) -> list[tuple[str
     names = tuple(field.mix)
     share = np.array([field.mix[name] for name in names], dtype=float)
     labels = [names[i] for i in rng.choice(len(names), size=field.cells, p=share / share.sum())]
-    shapes = [
-        random_shape(
-            rng,
-            label,
-            anisocytosis=field.anisocytosis,
-            irregularity=field.irregularity,
-            pallor=field.pallor,
-            edge=field.edge,
-        )
-        for label in labels
-    ]
+    shapes = [random_shape(rng, label, field) for label in labels]
     layout = lay(rng, [field.diameter / 2 * shape.size for shape in shapes], field)
     return [
         (shape.label, draw_cell(rng, shape, (x, y), field.diameter / 2, tuple(sides)))

@@ -1,7 +1,7 @@
 """Who is in a simulated cohort: sites with their stain and camera, patients with their disorder's cells.
 
-Site changes stain, camera and magnification; patient shifts stain, cell size and its spread; sample shifts stain
-a little; image changes focus and light. Nothing depends on how many other patients there are.
+A site has its stain, camera and magnification; a patient shifts stain, cell size and its spread; a sample shifts
+stain a little; an image has its focus and light. Nothing depends on how many other patients there are.
 """
 
 from dataclasses import dataclass
@@ -134,6 +134,7 @@ def draw_image_settings(
         diameter=patient.diameter,
         cells=int(rng.integers(settings.cells[0], settings.cells[1] + 1)),
         mix=patient.mix,
+        mildness=settings.mildness,
         anisocytosis=patient.anisocytosis,
         touching=settings.touching,
         overlap=settings.overlap,

@@ -1,6 +1,6 @@
 """The classes of red cells: what each looks like, and how thick it is at every pixel.
 
-A healthy red cell is the biconcave disc of Evans & Fung (1972, Microvasc Res 4:335): with s = r / radius the
+A healthy red cell is the biconcave disc of Evans & Fung (1972, Microvasc Res 4:335): with s = r / radius its
 thickness is sqrt(1 - s^2) (0.81 + 7.83 s^2 - 4.39 s^4) micrometres. Every other class deforms it: the outline
 (stretched, bent, drawn out, spiculed, cut) or the profile (shallower, wider, filled, off-centre, with a bump).
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from hemomil.simulate.settings import FieldSettings
 
 BICONCAVE = (0.81, 7.83, -4.39)
 """Evans & Fung's coefficients, micrometres, at 300 mOsm."""
@@ -218,30 +220,45 @@ _CLASSES: dict[str, Callable[[np.random.Generator], CellShape]] = {
     "xerocyte": _xerocyte,
     "schistocyte": _schistocyte,
 }
+_GRADED = (
+    *(
+        "size",
+        "aspect",
+        "bend",
+        "pointed",
+        "tail",
+        "spicule_height",
+        "irregularity",
+        "pallor",
+        "pallor_width",
+    ),
+    *("slit", "eccentric", "bump", "filled", "steepness", "density"),
+)
+"""What may be more or less marked."""
 CELL_CLASSES: tuple[str, ...] = tuple(_CLASSES)
 """Every class of red cell that can be drawn; the ordinary one first."""
 
 
-def random_shape(
-    rng: np.random.Generator,
-    label: str,
-    *,
-    anisocytosis: float,
-    irregularity: float,
-    pallor: float,
-    edge: float,
-) -> CellShape:
+def random_shape(rng: np.random.Generator, label: str, field: FieldSettings) -> CellShape:
     """A cell of class `label`, with the variation of its smear applied."""
-    shape = _CLASSES[label](rng)
-    scale = float(np.exp(rng.normal(0.0, anisocytosis)))
+    shape = _milder(_CLASSES[label](rng), _discocyte(rng), field.mildness * float(rng.random()))
     return replace(
         shape,
-        size=shape.size * scale,
-        irregularity=shape.irregularity + irregularity,
-        pallor=shape.pallor * pallor,
+        size=shape.size * float(np.exp(rng.normal(0.0, field.anisocytosis))),
+        irregularity=shape.irregularity + field.irregularity,
+        pallor=shape.pallor * field.pallor,
         steepness=shape.steepness * float(np.exp(rng.normal(0.0, 0.15))),
-        edge=edge if shape.edge is None else shape.edge,
+        edge=field.edge if shape.edge is None else shape.edge,
     )
+
+
+def _milder(shape: CellShape, ordinary: CellShape, share: float) -> CellShape:
+    """The cell moved by `share` of the way to an ordinary one: what is measured of it, not its class."""
+
+    def between(name: str) -> float:
+        return float((1 - share) * getattr(shape, name) + share * getattr(ordinary, name))
+
+    return replace(shape, **{name: between(name) for name in _GRADED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +279,7 @@ def draw_cell(
     radius: float,
     pressed: tuple[tuple[float, float, float], ...] = (),
 ) -> CellPatch:
-    """Draw a cell with its centre at pixel `centre` (x, y), turned at random.
+    """Draw a cell with its centre at `centre` (x, y in pixels), turned at random.
 
     `radius` is the healthy radius in pixels. Each of `pressed` is a straight side (nx, ny, distance in pixels)
     that a neighbour presses into the outline.
@@ -333,7 +350,7 @@ def _roughness(rng: np.random.Generator, shape: CellShape, steps: int = 720) -> 
         warp = angle + 0.25 * np.sin(angle + rng.uniform(0, 6)) * rng.uniform(0, 1)
         tooth = np.abs(np.cos(warp * shape.spicules / 2)) ** 2.5
         radius += shape.spicule_height * (tooth * (0.8 + 0.3 * np.sin(3 * angle + rng.uniform(0, 6))) - 0.3)
-    return radius.astype(np.float32)
+    return np.asarray(radius, dtype=np.float32)
 
 
 def _flattened(s: Float[np.ndarray, "H W"], across: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
@@ -369,7 +386,7 @@ def _dimple_square(
     long: Float[np.ndarray, "H W"],
     wide: Float[np.ndarray, "H W"],
 ) -> Float[np.ndarray, "H W"]:
-    """Square of the distance from the dimple's centre, 1 where the profile is thickest and flat from there."""
+    """Square of the distance from the dimple's centre: 1 where the profile stops rising."""
     if shape.slit == 1 and shape.eccentric < 0.1:
         return np.asarray(np.clip(s / np.float32(shape.pallor_width), 0, 1) ** 2)
     turn = rng.uniform(0, 2 * np.pi)

@@ -12,7 +12,7 @@ from hemomil.simulate.settings import FieldSettings
 
 @dataclass(slots=True)
 class Layout:
-    """Centres and radii (pixels) of the cells laid so far, and the flat sides that pairs press into each other."""
+    """Centres and radii (pixels) of the cells laid so far, and the flat sides pressed into each."""
 
     x: list[float]
     y: list[float]
@@ -39,7 +39,7 @@ def _find_place(
 ) -> tuple[float, float] | None:
     height, width = settings.size
     touches = rng.random() < settings.touching
-    laid = np.nonzero(layout.radius)[0]
+    laid = np.flatnonzero(np.asarray(layout.radius))
     others_x, others_y, others_r = (np.asarray(v)[laid] for v in (layout.x, layout.y, layout.radius))
     nearest = 1.0 - settings.overlap if touches else 1.03
     for _ in range(30):
@@ -63,7 +63,7 @@ def _beside(
 
 
 def _press(rng: np.random.Generator, layout: Layout, settings: FieldSettings) -> None:
-    """Flatten the newest cell and the neighbours it reaches into, where the pair is pressed rather than laid over."""
+    """Flatten the newest cell and those it reaches into, where a pair is pressed rather than laid over."""
     new = len(layout.x) - 1
     dx, dy = np.asarray(layout.x) - layout.x[new], np.asarray(layout.y) - layout.y[new]
     apart, total = np.hypot(dx, dy), np.asarray(layout.radius) + layout.radius[new]

@@ -47,6 +47,7 @@ def random_field_settings(
         diameter=across,
         cells=_number_of_cells(rng, size, across),
         mix=_mix(rng),
+        mildness=0.5,
         anisocytosis=float(rng.uniform(0.02, 0.14)),
         touching=float(rng.uniform(0, 0.9)),
         overlap=float(rng.uniform(0, 0.45) * rng.random()),
