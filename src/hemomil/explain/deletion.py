@@ -65,8 +65,7 @@ def deletion_check(
     randoms = [rng.choice(len(bag), size=k, replace=False) for _ in range(n_random)]
     probabilities = predict([bag, *(_without(bag, cells) for cells in [top, *randoms, *singles[:, None]])])
     chosen = probabilities[:, int(np.argmax(probabilities[0]))].astype(np.float64)
-    whole, falls = chosen[0], chosen[0] - chosen[1 : 2 + n_random]
-    drops = _log_odds(whole) - _log_odds(chosen[2 + n_random :])
+    falls, odds = chosen[0] - chosen[1 : 2 + n_random], _log_odds(chosen)
     return DeletionCheck(
         sample=bag.sample,
         k=k,
@@ -74,7 +73,7 @@ def deletion_check(
         random_fall=float(falls[1:].mean()),
         random_share=float((1 + (falls[1:] >= falls[0]).sum()) / (1 + n_random)),
         n_random=n_random,
-        rank_agreement=_rank_agreement(contribution[singles], drops),
+        rank_agreement=_rank_agreement(contribution[singles], odds[0] - odds[2 + n_random :]),
         n_left_out=len(singles),
     )
 
@@ -94,9 +93,9 @@ def _at(names: Sequence[str], rows: Int[np.ndarray, "_"]) -> tuple[str, ...]:
     return tuple(names[row] for row in rows)
 
 
-def _log_odds(probability: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]:
+def _log_odds(probability: Float[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:
     # a probability of exactly 1 has no log-odds: stay within double precision of it
-    clipped = np.clip(np.asarray(probability, dtype=np.float64), 1e-12, 1 - 1e-12)
+    clipped = np.clip(probability, 1e-12, 1 - 1e-12)
     odds: np.ndarray = np.log(clipped) - np.log1p(-clipped)
     return odds
 

@@ -3,7 +3,7 @@
 Axes: S samples, K classes, P patients, B bootstrap draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def paired_difference(
     meet the same easy and hard patients. Raises SettingsError where the two did not score the same samples.
     """
     rows = {name: samples[samples["method"] == name] for name in (method, reference)}
-    _same_samples(rows)
+    _same_samples(method, rows[method], reference, rows[reference])
     patients = sorted(set(rows[method]["patient"]))
     draws = patient_draws(len(patients), n_boot, seed=seed)
     first, second = (
@@ -61,9 +61,8 @@ def paired_difference(
     return estimate(Resampled(value=first.value - second.value, draws=first.draws - second.draws, n=first.n))
 
 
-def _same_samples(rows: Mapping[str, pd.DataFrame]) -> None:
-    keys = {name: set(zip(table["run"], table["sample"], strict=True)) for name, table in rows.items()}
-    (method, first), (reference, second) = keys.items()
+def _same_samples(method: str, table: pd.DataFrame, reference: str, other: pd.DataFrame) -> None:
+    first, second = (set(zip(rows["run"], rows["sample"], strict=True)) for rows in (table, other))
     if first != second or not first:
         raise SettingsError(
             f"{method!r} and {reference!r} cannot be paired: of {len(first)} and {len(second)} samples "
