@@ -1,0 +1,323 @@
+"""AnomalyMIL: learn classes of bags, predict them, and say what each cell counted. Follows scikit-learn.
+
+Axes: S bags, N cells of a bag, M cells of training controls, E networks averaged, K classes, F features.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from sklearn.base import BaseEstimator, ClassifierMixin
+from torch import Tensor, nn
+
+from hemomil.errors import ModelError, SettingsError
+from hemomil.mil.checks import check_bags, check_labels
+from hemomil.mil.encoder import FeatureSpace, reads_maps
+from hemomil.mil.explanation import explain_bag
+from hemomil.mil.network import MILNetwork
+from hemomil.mil.pack import Segments
+from hemomil.mil.pooling import Evidence, QuantilePooling
+from hemomil.mil.quantiles import fit_quantiles
+from hemomil.mil.reference import HealthyReference, fit_crossfitted
+from hemomil.mil.settings import MILSettings, Parts, parts_of
+from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
+from hemomil.streams import stream, stream_seed
+from hemomil.types import Bag, Notice, Prediction, class_order
+
+Progress = Callable[[int, int], None]
+"""Hears epochs done and epochs in all."""
+
+
+class Core(nn.Module):
+    """All that is learned and saved: feature space, networks, healthy reference."""
+
+    def __init__(
+        self, parts: Parts, feature_shape: tuple[int, ...], n_classes: int, settings: MILSettings
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.reads_maps = reads_maps(feature_shape, settings) and parts.pooling != "quantiles"
+        self.chunk = settings.chunk_cells if len(feature_shape) > 1 else VECTOR_CHUNK
+        self.space = FeatureSpace(feature_shape, settings.clip)
+        members = settings.members if parts.ensemble else 1
+        self.members = nn.ModuleList(
+            [MILNetwork(parts, feature_shape, n_classes, settings) for _ in range(members)]
+        )
+        self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.space.mean.device
+
+    def inputs(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        """What encoders take: RoI maps as they are, or standardised vectors."""
+        return cells.to(torch.float32) if self.reads_maps else self.space(cells)
+
+    def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        """The vectors whose distance to the healthy reference counts, read in chunks."""
+        return torch.cat([self._judged(part.to(self.device)) for part in cells.split(self.chunk)])
+
+    def _judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        if self.parts.frozen_reference:
+            vectors: Tensor = self.space(cells)
+            return vectors
+        z: Tensor = self.members[0].encoder(self.inputs(cells))
+        return z
+
+    def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
+        """Evidence of the cells of one bag for each network, and their distances; memory does not grow with N H."""
+        parts = [self._read(part.to(self.device)) for part in cells.split(self.chunk)]
+        evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
+        return evidence, torch.cat([distances for _, distances in parts])
+
+    def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
+        distances = self.reference.distance(self._judged(cells))
+        inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
+        evidence = [member.read(member.encoder(inputs), distances, self.reference) for member in self.members]
+        return evidence, distances
+
+
+class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Names the class of a bag of cells and says what each cell counted.
+
+    Parameters
+    ----------
+    method : one of `METHODS`.
+    settings : `MILSettings`; `None` is `MILSettings.preset("default")`.
+    control : the healthy class.
+    seed : fixes every random draw; no global random state is used or changed.
+
+    After `fit`: `classes_` (the control class first), `feature_shape_`, `control_scores_` (anomaly of the training
+    controls' cells, each by a reference made without its donor's group, and the patient of each cell), `notices_`.
+
+    Notes
+    -----
+    Probabilities are not calibrated. With few patients the intervals of any metric are wide: compare methods on the
+    same patients.
+    """
+
+    def __init__(
+        self,
+        method: str = "default",
+        settings: MILSettings | None = None,
+        control: str = "control",
+        seed: int = 0,
+    ) -> None:
+        self.method = method
+        self.settings = settings
+        self.control = control
+        self.seed = seed
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        bags: Sequence[Bag],
+        labels: Sequence[str | None] | None = None,
+        patients: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn from labelled bags; `labels` and `patients` default to those of the bags.
+
+        Raises FeaturesError (shape, NaN, empty bag), ModelError (labels), SettingsError (method, control class).
+        """
+        parts, settings = parts_of(self.method), self._settings
+        shape = check_bags(bags)
+        known = check_labels(bags, labels, self.control)
+        donors = [bag.patient for bag in bags] if patients is None else list(patients)
+        self.feature_shape_, self.classes_ = shape, np.array(class_order(known, self.control))
+        self.notices_: tuple[Notice, ...] = ()
+        groups = self._donor_groups(known, donors)
+        targets = torch.tensor([list(self.classes_).index(label) for label in known])
+        cells = [_tensor(bag.features) for bag in bags]
+
+        self.core_ = Core(parts, shape, len(self.classes_), settings).to(_device(settings))
+        self._learn_space(cells, groups)
+        if parts.pooling != "quantiles":
+            self._train(cells, targets, groups, progress or (lambda done, total: None))
+        self._fit_reference(cells, groups, donors)
+        if parts.pooling == "quantiles":
+            self._fit_quantiles(cells, targets, groups)
+        self.core_.eval()
+        return self
+
+    @property
+    def _settings(self) -> MILSettings:
+        return self.settings if self.settings is not None else MILSettings.preset("default")
+
+    def _donor_groups(self, labels: list[str], patients: list[str]) -> Int64[Tensor, "S"]:
+        """Control donors in groups of about equal number; -1 for bags of other classes."""
+        is_control = [label == self.control for label in labels]
+        donors = sorted({patient for patient, control in zip(patients, is_control, strict=True) if control})
+        count = min(self._settings.crossfit_folds, len(donors))
+        if count < 2:
+            text = "anomaly scores of the training controls come from a reference that saw them: one control patient"
+            self.notices_ = (*self.notices_, Notice(kind="few-patients", subject=self.control, text=text))
+        order = stream(self.seed, "donor-groups").permutation(len(donors))
+        group = {donors[donor]: place % count for place, donor in enumerate(order.tolist())}
+        rows = [group[p] if control else -1 for p, control in zip(patients, is_control, strict=True)]
+        return torch.tensor(rows)
+
+    @torch.no_grad()
+    def _learn_space(self, cells: list[Tensor], groups: Int64[Tensor, "S"]) -> None:
+        space = self.core_.space
+        flat = [space.flatten(bag.to(space.mean.device)) for bag in cells]
+        healthy = [vectors for vectors, group in zip(flat, groups.tolist(), strict=True) if group >= 0]
+        space.learn(torch.cat(healthy), torch.cat(flat))
+
+    def _train(
+        self, cells: list[Tensor], targets: Int64[Tensor, "S"], groups: Int64[Tensor, "S"], progress: Progress
+    ) -> None:
+        core, settings = self.core_, self._settings
+        with (
+            torch.no_grad()
+        ):  # vectors are standardised once; RoI maps stay in half precision until a step needs them
+            inputs = cells if core.reads_maps else [core.inputs(bag.to(core.device)) for bag in cells]
+        bags = TrainingBags(inputs, targets, groups)
+        n_members = len(core.members)
+        for member in range(n_members):
+            trainer = Trainer(
+                bags,
+                core.parts,
+                self.feature_shape_,
+                len(self.classes_),
+                settings,
+                seed=stream_seed(self.seed, "member", member),
+                device=core.device,
+            )
+            done = member * settings.epochs
+            network = trainer.run(
+                lambda epoch, done=done: progress(done + epoch, n_members * settings.epochs)
+            )
+            core.members[member] = network
+
+    @torch.no_grad()
+    def _fit_reference(self, cells: list[Tensor], groups: Int64[Tensor, "S"], patients: list[str]) -> None:
+        core, settings = self.core_, self._settings
+        core.eval()
+        rows = torch.nonzero(groups >= 0)[:, 0].tolist()
+        judged = [core.judged(cells[row]).cpu() for row in rows]
+        sizes = torch.tensor([len(cells[row]) for row in rows])
+        group_M, z_MH = torch.repeat_interleave(groups[rows], sizes), torch.cat(judged)
+        seed = stream_seed(self.seed, "reference")
+        fit_healthy(core.reference, z_MH, group_M, settings, seed, core.device)
+        if int(group_M.max()) > 0:
+            scores = fit_crossfitted(z_MH, group_M, settings, seed).distance(z_MH, group_M)
+        else:
+            scores = core.reference.distance(z_MH.to(core.device)).cpu()
+        donors = [patients[row] for row in rows for _ in range(len(cells[row]))]
+        self.control_scores_ = (scores.double().numpy(), tuple(donors))
+
+    @torch.no_grad()
+    def _fit_quantiles(
+        self, cells: list[Tensor], targets: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]
+    ) -> None:
+        """Control bags enter with their cross-fitted distances: as strange as a new donor's would look."""
+        controls = iter(
+            torch.from_numpy(self.control_scores_[0]).split(
+                [len(bag) for bag, group in zip(cells, groups.tolist(), strict=True) if group >= 0]
+            )
+        )
+        distances = [
+            next(controls)
+            if group >= 0
+            else self.core_.reference.distance(self.core_.judged(bag)).cpu().double()
+            for bag, group in zip(cells, groups.tolist(), strict=True)
+        ]
+        pooling = self.core_.members[0].pooling
+        assert isinstance(pooling, QuantilePooling)
+        bags = Segments.of_sizes([len(bag) for bag in cells])
+        fit_quantiles(pooling.cpu(), torch.cat(distances), bags, targets)
+        pooling.to(self.core_.device)
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    def predict_proba(self, bags: Sequence[Bag]) -> Float[np.ndarray, "S K"]:
+        """Class probabilities of each bag, in the order of `classes_`."""
+        return np.stack([prediction.probabilities for prediction in self.predict_cells(bags)])
+
+    def predict(self, bags: Sequence[Bag]) -> np.ndarray:
+        """The most probable class of each bag."""
+        return self.classes_[self.predict_proba(bags).argmax(axis=1)]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def predict_cells(self, bags: Sequence[Bag]) -> list[Prediction]:
+        """Class probabilities of each bag, and attention, anomaly, weight and contribution of each cell.
+
+        A bag is judged by itself: its numbers do not depend, to the last bit, on which bags are judged with it.
+        """
+        if not hasattr(self, "core_"):
+            raise ModelError(
+                "this model has not learned anything yet", hint="call fit, or load a trained model"
+            )
+        check_bags(bags, self.feature_shape_)
+        return [self._judge(bag) for bag in bags]
+
+    def _judge(self, bag: Bag) -> Prediction:
+        evidence, distances = self.core_.read(_tensor(bag.features))
+        explained = explain_bag(list(self.core_.members), evidence)
+        return Prediction(
+            sample=bag.sample,
+            classes=tuple(map(str, self.classes_)),
+            cell_ids=bag.cell_ids,
+            anomaly=distances.double().cpu().numpy(),
+            **{name: value.cpu().numpy() for name, value in explained.items()},
+        )
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything learned as arrays, and everything else as JSON: `from_state` predicts the same to the last bit."""
+        tensors = {name: value.cpu().numpy() for name, value in self.core_.state_dict().items()}
+        scores, patients = self.control_scores_
+        config = {
+            "method": self.method,
+            "settings": self._settings.model_dump(),
+            "control": self.control,
+            "seed": self.seed,
+            "classes": list(map(str, self.classes_)),
+            "feature_shape": list(self.feature_shape_),
+            "control_patients": list(patients),
+        }
+        return {**tensors, "control_scores": scores}, config
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> "AnomalyMIL":
+        """The model that `to_state` described. Raises ModelError where arrays and description don't belong together."""
+        tensors = dict(tensors)
+        try:
+            model = cls(
+                config["method"], MILSettings(**config["settings"]), config["control"], config["seed"]
+            )
+            model.classes_ = np.array(config["classes"])
+            model.feature_shape_ = tuple(config["feature_shape"])
+            model.control_scores_ = (tensors.pop("control_scores"), tuple(config["control_patients"]))
+            model.notices_ = ()
+            core = Core(parts_of(model.method), model.feature_shape_, len(model.classes_), model._settings)
+            core.load_state_dict({name: _tensor(value) for name, value in tensors.items()}, strict=True)
+        except (KeyError, ValueError, RuntimeError) as problem:
+            raise ModelError(
+                f"the saved model cannot be put together: {problem}", hint="train it again with this version"
+            ) from problem
+        model.core_ = core.to(_device(model._settings)).eval()
+        return model
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor, without a copy where it may be shared; double features become single precision."""
+    if array.dtype.kind != "f":
+        array = array.astype(np.float32)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _device(settings: MILSettings) -> torch.device:
+    """Where to compute. Raises SettingsError for a device that is not there."""
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"no device {name!r} here", hint="set mil.device to cpu or auto")
+    return torch.device(name)

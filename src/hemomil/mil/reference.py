@@ -1,0 +1,175 @@
+"""What is healthy: a Gaussian (mixture) of control cells, and how far a cell lies from it (eq. 3).
+
+Axes: N cells, M control cells, H embedding, R references (one made without each group of donors).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from torch import Tensor, nn
+
+from hemomil.mil.settings import MILSettings
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sufficient statistics of a Gaussian, in double precision; two of them add up."""
+
+    n: int
+    mean: Float64[Tensor, "H"]
+    scatter: Float64[Tensor, "H H"]
+    """Sum of outer products of deviations from the mean."""
+
+    @classmethod
+    def of(cls, cells: Float[Tensor, "M H"]) -> "Moments":
+        """The moments of some cells."""
+        cells = cells.double()
+        mean = cells.mean(dim=0)
+        centred = cells - mean
+        return cls(len(cells), mean, centred.T @ centred)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """The moments of both together (Chan, Golub & LeVeque 1979)."""
+        n = self.n + other.n
+        step = other.mean - self.mean
+        between = torch.outer(step, step) * (self.n * other.n / n)
+        return Moments(n, self.mean + step * (other.n / n), self.scatter + other.scatter + between)
+
+    def covariance(self, settings: MILSettings) -> Float64[Tensor, "H H"]:
+        """Maximum-likelihood covariance as scikit-learn regularises it, or shrunk towards a sphere."""
+        covariance = self.scatter / self.n
+        if settings.covariance == "shrunk":
+            covariance = shrink(covariance, self.n)
+        return covariance + settings.reg_covar * torch.eye(len(self.mean), dtype=torch.float64)
+
+
+def shrink(covariance: Float64[Tensor, "H H"], n: int) -> Float64[Tensor, "H H"]:
+    """Oracle approximating shrinkage (Chen et al. 2010, eq. 23), as `sklearn.covariance.oas`."""
+    size = len(covariance)
+    alpha = covariance.square().mean()
+    mu = covariance.trace() / size
+    denominator = (n + 1.0) * (alpha - mu.square() / size)
+    weight = 1.0 if denominator == 0 else min(float((alpha + mu.square()) / denominator), 1.0)
+    return (1 - weight) * covariance + weight * mu * torch.eye(size, dtype=torch.float64)
+
+
+def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
+    """Lower factor; a covariance that rounding made indefinite gets the smallest diagonal that mends it.
+
+    Fewer control cells than dimensions, or embedding units that are zero for every one of them, end up here.
+    """
+    extra = torch.finfo(torch.float64).eps * float(covariance.diagonal().mean().clamp_min(1e-12))
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    while failed:
+        extra *= 10
+        factor, failed = torch.linalg.cholesky_ex(covariance + extra * torch.eye(len(covariance)).double())
+    return factor
+
+
+class HealthyReference(nn.Module):
+    """A Gaussian of healthy cells. Buffers in double precision, saved with the model."""
+
+    mean: Float64[Tensor, "H"]
+    cholesky: Float64[Tensor, "H H"]
+    centre: Float64[Tensor, ""]
+    spread: Float64[Tensor, ""]
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("cholesky", torch.eye(size, dtype=torch.float64))
+        # distances of healthy cells of donors that the reference did not see: 95th percentile, and how far it
+        # lies from the median; `bounded` is measured in these
+        self.register_buffer("centre", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("spread", torch.ones((), dtype=torch.float64))
+
+    def set_gaussian(self, mean: Float64[Tensor, "H"], covariance: Float64[Tensor, "H H"]) -> None:
+        """Take over a mean and a covariance."""
+        self.mean.copy_(mean)
+        self.cholesky.copy_(cholesky(covariance))
+
+    def set_scale(self, distances: Float[Tensor, "M"]) -> None:
+        """Learn what distance is ordinary from control cells that the reference did not see."""
+        median, high = torch.quantile(distances.double(), distances.new_tensor([0.5, 0.95]).double())
+        self.centre.copy_(high)
+        self.spread.copy_((high - median).clamp_min(1e-6))
+
+    def distance(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
+        """Mahalanobis distance of each cell to the healthy reference (eq. 3), in standard deviations."""
+        white_HN = torch.linalg.solve_triangular(self.cholesky, (cells - self.mean).T, upper=False)
+        return torch.linalg.vector_norm(white_HN, dim=0).to(cells.dtype)
+
+    def bounded(self, distances: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """log of a weight in (0, 1): 1/2 at the healthy 95th percentile, .12 at the healthy median."""
+        return nn.functional.logsigmoid(2 * (distances - self.centre) / self.spread).to(distances.dtype)
+
+
+def fit_gaussian(
+    cells: Float[Tensor, "M H"], settings: MILSettings, seed: int
+) -> tuple[Float64[Tensor, "H"], Float64[Tensor, "H H"]]:
+    """Mean and covariance of the mixture fitted to control cells: in closed form for one component."""
+    if settings.components == 1 and settings.mixture == "gaussian":
+        moments = Moments.of(cells)
+        return moments.mean, moments.covariance(settings)
+    return _mixture_moments(cells, settings, seed)
+
+
+def _mixture_moments(
+    cells: Float[Tensor, "M H"], settings: MILSettings, seed: int
+) -> tuple[Float64[Tensor, "H"], Float64[Tensor, "H H"]]:
+    kind = GaussianMixture if settings.mixture == "gaussian" else BayesianGaussianMixture
+    mixture = kind(
+        n_components=min(settings.components, len(cells)),
+        covariance_type="full",
+        max_iter=settings.em_iterations,
+        reg_covar=settings.reg_covar,
+        random_state=seed % 2**32,
+    )
+    mixture.fit(cells.double().numpy())
+    weights, means = mixture.weights_, mixture.means_
+    mean = weights @ means
+    between = np.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
+    covariance = np.einsum("k,kij->ij", weights, mixture.covariances_) + between
+    return torch.from_numpy(mean), torch.from_numpy(covariance)
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """References made without each group of control donors; the last one is made with all of them."""
+
+    means: Float64[Tensor, "R H"]
+    choleskys: Float64[Tensor, "R H H"]
+
+    def distance(self, cells: Float[Tensor, "N H"], without: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """Distance of each cell to the reference without group `without`; -1: with all groups."""
+        deviations_RHN = (cells - self.means[:, None]).transpose(1, 2)
+        white_RHN = torch.linalg.solve_triangular(self.choleskys, deviations_RHN, upper=False)
+        distances_RN = torch.linalg.vector_norm(white_RHN, dim=1).to(cells.dtype)
+        rows_N = torch.where(without < 0, len(self.means) - 1, without)
+        return distances_RN.gather(0, rows_N[None]).squeeze(0)
+
+
+def fit_crossfitted(
+    cells: Float[Tensor, "M H"], group: Int64[Tensor, "M"], settings: MILSettings, seed: int
+) -> CrossFitted:
+    """One reference without each group of donors, and one with all; moments are added, not summed anew."""
+    n_groups = int(group.max()) + 1
+    if settings.components > 1 or settings.mixture == "bayesian":
+        fits = [fit_gaussian(cells[group != g], settings, seed) for g in range(n_groups)]
+        fits.append(fit_gaussian(cells, settings, seed))
+    else:
+        parts = [Moments.of(cells[group == g]) for g in range(n_groups)]
+        sums = [_added(parts[:g] + parts[g + 1 :]) for g in range(n_groups)] + [_added(parts)]
+        fits = [(moments.mean, moments.covariance(settings)) for moments in sums]
+    means, covariances = zip(*fits, strict=True)
+    return CrossFitted(torch.stack(means), torch.stack([cholesky(c) for c in covariances]))
+
+
+def _added(parts: list[Moments]) -> Moments:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
