@@ -65,9 +65,8 @@ def platelet(rng: np.random.Generator, stain: Stain, radius: float, x: float, y:
     return _finished("platelet", x, y, half, amount[..., None] * colour, s < 1)
 
 
-def white_cell(rng: np.random.Generator, stain: Stain, radius: float, x: float, y: float) -> Distractor:
-    """A white cell: lobed or round dark nucleus in pale, granular cytoplasm."""
-    size = radius * float(rng.uniform(1.15, 2.0))
+def white_cell(rng: np.random.Generator, stain: Stain, size: float, x: float, y: float) -> Distractor:
+    """A white cell of radius `size`: lobed or round dark nucleus in pale, granular cytoplasm."""
     half = int(np.ceil(1.5 * size)) + 2
     s = _blob(rng, half, size, 0.03, float(rng.uniform(1, 1.15)))
     body = _soft(s, size)
@@ -109,7 +108,7 @@ def artefact(rng: np.random.Generator, stain: Stain, radius: float, x: float, y:
         amount = np.clip(1.2 - s, 0, 1) * np.clip(0.6 + 0.5 * _grain(rng, half, max(size / 10, 0.7)), 0, 2)
         colour = (np.asarray(stain.nucleus) * 0.5 + np.asarray(stain.cytoplasm)) * rng.uniform(0.3, 1.0)
     else:
-        # a thing lying above the cells: dark, of no stain's colour, with a light heart where it acts as a lens
+        # it lies above the cells: dark, of no stain's colour, with a light heart where it acts as a lens
         amount = _soft(s, size) - rng.uniform(0, 0.9) * np.exp(-((s / 0.4) ** 2))
         colour = rng.uniform(0.2, 1.6) * rng.uniform(0.8, 1.2, 3)
     return _finished("artefact", x, y, half, amount[..., None] * colour, s < 1)

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, UInt8
 from hemomil.simulate.camera import field_stop, focus, photograph, transmittance
 from hemomil.simulate.distractors import Distractor, artefact, inclusion, platelet, white_cell
 from hemomil.simulate.settings import RGB, FieldSettings
-from hemomil.simulate.shapes import CellPatch, draw_cell, random_shape
+from hemomil.simulate.shapes import random_shape
 from hemomil.simulate.smear import lay
+from hemomil.simulate.thickness import CellPatch, draw_cell
 
 VISIBLE = 0.2
 """A cell of which less than this share lies in the picture is in the picture but not in the truth."""
@@ -47,8 +48,9 @@ class Truth:
 
 def draw_field(rng: np.random.Generator, field: FieldSettings) -> Field:
     """Draw one field; the same generator state and settings give the same bytes."""
-    cells = _red_cells(rng, field)
-    others = _others(rng, field)
+    lying, white = _white_cells(rng, field)
+    cells = _red_cells(rng, field, lying)
+    others = white + _small_things(rng, field)
     absorbance = _absorbance(rng, field, cells, others)
     passed = focus(transmittance(absorbance * np.float32(field.stain.concentration)), field.optics)
     image = photograph(rng, passed, field.light, field.camera)
@@ -70,28 +72,45 @@ def _boxes(truths: list[Truth]) -> Float[np.ndarray, "N 4"]:
     return np.array([t.box for t in truths], dtype=np.float32).reshape(-1, 4)
 
 
-def _red_cells(rng: np.random.Generator, field: FieldSettings) -> list[tuple[str, CellPatch]]:
+def _red_cells(
+    rng: np.random.Generator, field: FieldSettings, lying: tuple[tuple[float, float, float], ...]
+) -> list[tuple[str, CellPatch]]:
+    """Red cells, laid beside what is `lying` there (x, y, radius)."""
     names = tuple(field.mix)
     share = np.array([field.mix[name] for name in names], dtype=float)
     labels = [names[i] for i in rng.choice(len(names), size=field.cells, p=share / share.sum())]
     shapes = [random_shape(rng, label, field) for label in labels]
-    layout = lay(rng, [field.diameter / 2 * shape.size for shape in shapes], field)
+    layout = lay(rng, [field.diameter / 2 * shape.size for shape in shapes], field, lying)
+    places = list(zip(layout.x, layout.y, layout.radius, layout.sides, strict=True))[len(lying) :]
     return [
         (shape.label, draw_cell(rng, shape, (x, y), field.diameter / 2, tuple(sides)))
-        for shape, x, y, radius, sides in zip(
-            shapes, layout.x, layout.y, layout.radius, layout.sides, strict=True
-        )
+        for shape, (x, y, radius, sides) in zip(shapes, places, strict=True)
         if radius
     ]
 
 
-def _others(rng: np.random.Generator, field: FieldSettings) -> list[Distractor]:
+def _places(rng: np.random.Generator, field: FieldSettings, expected: float) -> list[tuple[float, float]]:
     height, width = field.size
-    kinds = ((white_cell, field.white_cells), (platelet, field.platelets), (artefact, field.artefacts))
     return [
-        draw(rng, field.stain, field.diameter / 2, rng.uniform(0, width), rng.uniform(0, height))
+        (float(rng.uniform(0, width)), float(rng.uniform(0, height))) for _ in range(rng.poisson(expected))
+    ]
+
+
+def _white_cells(
+    rng: np.random.Generator, field: FieldSettings
+) -> tuple[tuple[tuple[float, float, float], ...], list[Distractor]]:
+    """Where white cells lie (x, y, radius), and what they look like."""
+    places = _places(rng, field, field.white_cells)
+    lying = tuple((x, y, field.diameter / 2 * float(rng.uniform(1.15, 2.0))) for x, y in places)
+    return lying, [white_cell(rng, field.stain, size, x, y) for x, y, size in lying]
+
+
+def _small_things(rng: np.random.Generator, field: FieldSettings) -> list[Distractor]:
+    kinds = ((platelet, field.platelets), (artefact, field.artefacts))
+    return [
+        draw(rng, field.stain, field.diameter / 2, x, y)
         for draw, expected in kinds
-        for _ in range(rng.poisson(expected))
+        for x, y in _places(rng, field, expected)
     ]
 
 

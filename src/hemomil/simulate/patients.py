@@ -1,7 +1,7 @@
 """Who is in a simulated cohort: sites with their stain and camera, patients with their disorder's cells.
 
-A site has its stain, camera and magnification; a patient shifts stain, cell size and its spread; a sample shifts
-stain a little; an image has its focus and light. Nothing depends on how many other patients there are.
+A site has its stain, camera and magnification; a patient shifts stain, cell size and its spread; a sample
+shifts stain a little; an image has its focus and light. Nothing depends on how many other patients there are.
 """
 
 from dataclasses import dataclass

@@ -20,9 +20,18 @@ class Layout:
     sides: list[list[tuple[float, float, float]]]
 
 
-def lay(rng: np.random.Generator, radii: list[float], settings: FieldSettings) -> Layout:
-    """Lay cells one after another; a cell for which no room is found after 30 tries gets radius 0."""
-    layout = Layout(x=[], y=[], radius=[], sides=[])
+def lay(
+    rng: np.random.Generator,
+    radii: list[float],
+    settings: FieldSettings,
+    lying: tuple[tuple[float, float, float], ...] = (),
+) -> Layout:
+    """Lay cells one after another, beside those `lying` there already (x, y, radius), which come first.
+
+    A cell for which no room is found after 30 tries gets radius 0.
+    """
+    x, y, r = (list(values) for values in zip(*lying, strict=True)) if lying else ([], [], [])
+    layout = Layout(x=x, y=y, radius=r, sides=[[] for _ in lying])
     for radius in radii:
         place = _find_place(rng, radius, layout, settings)
         layout.sides.append([])
