@@ -1,1 +1,33 @@
-"""The verbs: each command as a Python function of the same name; rooms meet here."""
+"""The verbs: each command as a Python function of the same name; rooms meet here.
+
+    from hemomil import commands
+    commands.study(Path("manifest.csv"), Path("run"), settings=commands.resolve_settings())
+
+A function is imported when it is first asked for, so that nothing here costs the import of torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "check": "cohorts",
+    "demo": "tour",
+    "detect": "detection",
+    "detect_evaluate": "detection",
+    "detect_train": "detection",
+    "info": "about",
+    "init": "cohorts",
+    "predict": "training",
+    "report": "page",
+    "resolve_settings": "settings",
+    "simulate": "cohorts",
+    "study": "cross_validation",
+    "train": "training",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"hemomil.commands has no {name!r}")
+    return getattr(import_module(f"hemomil.commands.{_HOME[name]}"), name)

@@ -1,0 +1,42 @@
+# Every target makes its own environment in .venv: with uv where it is installed, else with venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.made
+
+.PHONY: demo test slow check bench docs constraints clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $(STAMP)
+
+demo: $(STAMP)      ## the whole pipeline on simulated smears, with a report to open
+	$(BIN)/hemomil demo -o demo --force
+
+test: $(STAMP)      ## every test but the slow ones
+	$(BIN)/python -m pytest -n 2
+
+slow: $(STAMP)      ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)     ## style, types, and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)     ## ratios to the plain way, side by side
+	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
+
+docs: $(STAMP)      ## docs/commands.md from the commands themselves
+	$(BIN)/python -m hemomil.cli docs docs/commands.md
+
+constraints:        ## lock the versions, without addresses
+	uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --python-version 3.11 --extra dev --quiet -o constraints.txt pyproject.toml
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,197 @@
+"""From images to described cells: the store `cells.zarr` of a run folder.
+
+Detection is kept image by image under `.work/`, so that a killed run goes on where it stopped.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from joblib import Parallel, delayed
+
+from hemomil.cohort import assign, match_truth, read_image
+from hemomil.commands.console import Talk
+from hemomil.commands.run_folder import RunFolder
+from hemomil.commands.settings import Settings
+from hemomil.commands.source import Source
+from hemomil.errors import SettingsError
+from hemomil.files import written_whole
+from hemomil.stats import Resampled, estimate, estimate_dict, patient_draws
+from hemomil.types import Bag, Cells, Cohort, Detections, Notice
+
+if TYPE_CHECKING:
+    from hemomil.detect import Detector
+
+
+def image_paths(cohort: Cohort) -> dict[str, Path]:
+    """Every image of a cohort once: its name in the manifest and its file."""
+    return {image.image: image.path for sample in cohort.samples for image in sample.images}
+
+
+def open_detector(settings: Settings) -> "Detector":
+    """The detector that the settings name: shipped, the paper's with COCO weights, or a file of the user's."""
+    from hemomil.detect import Detector
+
+    if settings.detector == "resnet50":
+        return Detector.coco(settings=settings.detect)
+    if settings.detector == "small":
+        return Detector.shipped(settings=settings.detect)
+    return Detector.load(Path(settings.detector), settings=settings.detect)
+
+
+def detect_all(
+    paths: Mapping[str, Path], detector: "Detector", work: Path, talk: Talk
+) -> dict[str, Detections]:
+    """Cells of every image; what an earlier, killed run had found is not looked for again."""
+    found = {}
+    for k, (image, path) in enumerate(talk.track(paths.items(), "finding cells", len(paths))):
+        kept = work / "detections" / f"{k:06d}.npz"
+        if not kept.exists():
+            _keep(kept, detector.detect(read_image(path)))
+        found[image] = _kept(kept)
+    return found
+
+
+def _keep(path: Path, found: Detections) -> None:
+    bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in found.masks or ())])
+    with written_whole(path) as part:
+        np.savez_compressed(
+            part, boxes=found.boxes, scores=found.scores, bits=np.packbits(bits), masked=found.masks is not None
+        )
+
+
+def _kept(path: Path) -> Detections:
+    with np.load(path) as arrays:
+        boxes, scores = arrays["boxes"], arrays["scores"]
+        masks = tuple(_unpack(arrays["bits"], boxes)) if arrays["masked"] else None
+    return Detections(boxes=boxes, scores=scores, masks=masks)
+
+
+def _unpack(packed: np.ndarray, boxes: Float[np.ndarray, "N 4"]) -> Iterator[Bool[np.ndarray, "_ _"]]:
+    shapes = (np.ceil(boxes[:, 2:]) - np.floor(boxes[:, :2])).astype(int)[:, ::-1]
+    ends = np.cumsum(shapes.prod(axis=1))
+    bits = np.unpackbits(packed).astype(bool)
+    for end, (height, width) in zip(ends, shapes, strict=True):
+        yield bits[end - height * width : end].reshape(height, width)
+
+
+def prepare(source: Source, run: RunFolder, talk: Talk, *, jobs: int) -> Path:
+    """Fill `cells.zarr` of the run folder, unless an earlier run of the same command did."""
+    store = run.path / "cells.zarr"
+    run.notices.extend(source.notices)
+    if not store.exists():
+        _fill(store, source, run, talk, jobs)
+    run.notices.extend(_samples_without_cells(source, store))
+    return store
+
+
+def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) -> None:
+    from hemomil.describe import StoreWriter
+
+    if source.brought is not None:
+        cells, values = _brought_cells(source.brought)
+        with StoreWriter(store, cells, source.cohort, kinds=("embedding",), names=source.brought_names) as writer:
+            writer.write(slice(None), "embedding", values)
+        return
+    cells, detector = source.cells, None
+    if cells is None or "roi" in run.settings.features:
+        detector = open_detector(run.settings)
+    if cells is None:
+        assert detector is not None
+        with run.timed("detect"):
+            cells = assign(source.cohort, detect_all(image_paths(source.cohort), detector, run.work, talk))
+    if source.truth is not None:
+        cells = with_truth(cells, source)
+    if not len(cells):
+        raise SettingsError("no cell was found in any image", hint="lower detect.score_threshold, or give --cells")
+    with run.timed("describe"):
+        _describe(store, cells, source, run, talk, jobs, detector)
+
+
+def with_truth(cells: Cells, source: Source) -> Cells:
+    """The same cells with the known class of each, where a known cell lies under it."""
+    assert source.truth is not None
+    return dataclasses.replace(cells, cell_labels=match_truth(cells, source.truth))
+
+
+def _describe(
+    store: Path,
+    cells: Cells,
+    source: Source,
+    run: RunFolder,
+    talk: Talk,
+    jobs: int,
+    detector: "Detector | None",
+) -> None:
+    """Measure every cell, image by image, into the store."""
+    from hemomil.describe import StoreWriter
+
+    kinds = tuple(dict.fromkeys(("shape", *run.settings.features)))
+    paths = image_paths(source.cohort)
+    rows = _rows_by_image(cells)
+    mark = detector.fingerprint if detector else None
+    with StoreWriter(store, cells, source.cohort, kinds=kinds, detector=mark) as writer:
+        work = (delayed(_measure)(paths[image], cells, at, run.settings) for image, at in rows.items())
+        measured = Parallel(n_jobs=jobs, return_as="generator")(work)
+        for at, values in talk.track(zip(rows.values(), measured, strict=True), "describing cells", len(rows)):
+            for kind, array in values.items():
+                writer.write(at, kind, array)
+        if "roi" in kinds:
+            assert detector is not None
+            for image, at in talk.track(rows.items(), "RoI maps", len(rows)):
+                writer.write(at, "roi", detector.roi_maps(read_image(paths[image]), cells.boxes[at]))
+
+
+def _rows_by_image(cells: Cells) -> dict[str, np.ndarray]:
+    """The rows of each image, images in the order in which they first appear."""
+    return {str(image): np.asarray(at) for image, at in pd.Series(cells.images).groupby(list(cells.images), sort=False).indices.items()}
+
+
+def _measure(path: Path, cells: Cells, at: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+    """All kinds of description that need no network, for the cells of one image."""
+    from hemomil.describe import crops, measure
+
+    image = read_image(path)
+    masks = [cells.masks[i] for i in at]
+    known = None if any(mask is None for mask in masks) else masks
+    values = {"shape": measure(image, cells.boxes[at], known)}
+    if "crop" in settings.features:
+        values["crop"] = crops(image, cells.boxes[at])
+    return values
+
+
+def _samples_without_cells(source: Source, store: Path) -> list[Notice]:
+    from hemomil.describe import read_obs
+
+    seen = set(read_obs(store)["sample"])
+    return [
+        Notice(kind="no-cells", subject=s.sample, text=f"no cell was found in sample {s.sample}: nothing is predicted")
+        for s in source.cohort.samples
+        if s.sample not in seen
+    ]
+
+
+def detection_quality(obs: pd.DataFrame, truth: Cells, *, seed: int, n_boot: int) -> dict[str, Any]:
+    """Recall and precision of the detector by the known cells (IoU at least 0.5), with intervals over patients.
+
+    `obs` is the store's table of cells, in which `cell_label` is filled where a known cell lies under the box.
+    """
+    owner = dict(zip(obs["sample"], obs["patient"], strict=True))
+    known = pd.Series([owner[sample] for sample in truth.samples if sample in owner]).value_counts()
+    found = obs["patient"].value_counts()
+    matched = obs.loc[obs["cell_label"].notna(), "patient"].value_counts()
+    counts = pd.DataFrame({"known": known, "found": found, "matched": matched}).fillna(0).sort_index()
+    draws = patient_draws(len(counts), n_boot, seed=seed)
+    return {
+        "recall": estimate_dict(estimate(_ratio(counts["matched"], counts["known"], draws))),
+        "precision": estimate_dict(estimate(_ratio(counts["matched"], counts["found"], draws))),
+    }
+
+
+def _ratio(part: pd.Series, whole: pd.Series, draws: np.ndarray) -> Resampled:
+    top, bottom = part.to_numpy(np.float64), whole.to_numpy(np.float64)
+    return Resampled(value=top.sum() / bottom.sum(), draws=(draws @ top) / (draws @ bottom), n=len(top))

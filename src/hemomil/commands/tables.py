@@ -1,0 +1,129 @@
+"""The tables of a run folder: samples.csv and cells.parquet, with the columns of the design."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hemomil.files import written_whole
+from hemomil.novelty import Calibration, benjamini_hochberg
+from hemomil.types import Bag, Prediction, Sample
+
+CELL_COLUMNS = ("cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1")
+
+
+def sample_rows(
+    bags: Sequence[Bag],
+    predictions: Sequence[Prediction],
+    calibration: Calibration,
+    *,
+    method: str,
+    run: int | None,
+    fold: int | None,
+) -> pd.DataFrame:
+    """One row per sample; `fold` and `run` are blank outside a study."""
+    rows = [
+        {
+            "sample": bag.sample,
+            "patient": bag.patient,
+            "label": bag.label,
+            "fold": fold,
+            "run": run,
+            "method": method,
+            "predicted": said.predicted,
+            **_probabilities(said.classes, said.probabilities),
+            "novelty_p": calibration.sample_p(said.anomaly),
+        }
+        for bag, said in zip(bags, predictions, strict=True)
+    ]
+    return pd.DataFrame(rows).astype({"fold": "Int64", "run": "Int64"})
+
+
+def blank_rows(
+    samples: Sequence[Sample], classes: Sequence[str], *, method: str, run: int | None, fold: int | None
+) -> pd.DataFrame:
+    """Rows of samples in which no cell was found: there, but with nothing predicted."""
+    rows = [
+        {
+            "sample": sample.sample,
+            "patient": sample.patient,
+            "label": sample.label,
+            "fold": fold,
+            "run": run,
+            "method": method,
+            "predicted": None,
+            **_probabilities(classes, np.full(len(classes), np.nan)),
+            "novelty_p": np.nan,
+        }
+        for sample in samples
+    ]
+    return pd.DataFrame(rows).astype({"fold": "Int64", "run": "Int64"}) if rows else pd.DataFrame()
+
+
+def cell_rows(
+    bags: Sequence[Bag],
+    predictions: Sequence[Prediction],
+    calibration: Calibration,
+    obs: pd.DataFrame,
+    *,
+    method: str,
+    run: int | None,
+    fold: int | None,
+) -> pd.DataFrame:
+    """One row per cell of the bags; `obs` is the store's table of cells, by cell_id."""
+    tables = [
+        _cells_of(bag, said, calibration) for bag, said in zip(bags, predictions, strict=True)
+    ]
+    scores = pd.concat(tables, ignore_index=True)
+    known = obs.loc[scores["cell_id"]].reset_index(drop=True)
+    told = known.reindex(columns=["patient", "image", "x0", "y0", "x1", "y1"])
+    table = pd.concat([scores[["cell_id", "sample"]], told, scores.drop(columns=["cell_id", "sample"])], axis=1)
+    if "cell_label" in known:
+        table["cell_label"] = known["cell_label"]
+    table["label"] = [bag.label for bag in bags for _ in bag.cell_ids]
+    return table.assign(
+        method=method, run=pd.array([run] * len(table), "Int64"), fold=pd.array([fold] * len(table), "Int64")
+    )
+
+
+def _cells_of(bag: Bag, said: Prediction, calibration: Calibration) -> pd.DataFrame:
+    p = calibration.cell_p(said.anomaly)
+    columns: Mapping[str, object] = {
+        "cell_id": said.cell_ids,
+        "sample": bag.sample,
+        "attention": said.attention,
+        "anomaly": said.anomaly,
+        "weight": said.weight,
+        "contribution": said.contribution,
+        "anomaly_p": p,
+        "anomaly_q": benjamini_hochberg(p),
+        **_probabilities(said.classes, said.cell_probabilities),
+    }
+    return pd.DataFrame(columns)
+
+
+def _probabilities(classes: Sequence[str], values: np.ndarray) -> dict[str, object]:
+    """`prob_<class>` columns of one row (values K) or of many (values N K)."""
+    return {f"prob_{name}": values[..., k] for k, name in enumerate(classes)}
+
+
+def write_samples(path: Path, table: pd.DataFrame) -> None:
+    """samples.csv, whole or not at all."""
+    with written_whole(path) as part:
+        table.to_csv(part, index=False)
+
+
+def read_samples(path: Path) -> pd.DataFrame:
+    """samples.csv with ids and labels as text, never as numbers or missing values."""
+    text = {name: str for name in ("sample", "patient", "label", "method", "predicted")}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"novelty_p": [""]})
+    numbers = [name for name in table if name.startswith("prob_")]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    return table
+
+
+def write_cells(path: Path, table: pd.DataFrame) -> None:
+    """cells.parquet, whole or not at all."""
+    with written_whole(path) as part:
+        table.to_parquet(part, index=False)

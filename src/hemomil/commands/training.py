@@ -1,0 +1,103 @@
+"""`train` fits one method on a whole cohort; `predict` applies it to samples without labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hemomil.commands.cells import prepare
+from hemomil.commands.console import SILENT, Talk
+from hemomil.commands.fitting import fit, refuse_unlearnable
+from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other_features, save_model
+from hemomil.commands.page import write_page
+from hemomil.commands.run_folder import RunFolder, load_record, open_run
+from hemomil.commands.settings import Settings, jobs_or_cores
+from hemomil.commands.source import Source, load_source
+from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
+from hemomil.types import Bag
+
+
+def train(
+    manifest: Path,
+    output: Path,
+    *,
+    settings: Settings,
+    cells: Path | None = None,
+    jobs: int | None = None,
+    force: bool = False,
+    talk: Talk = SILENT,
+) -> dict[str, Any]:
+    """Fit `settings.method` on every labelled sample and save the model in `output/model`.
+
+    samples.csv and cells.parquet then hold what the model says of its own training samples: they show that
+    `predict` repeats it, and are no measure of how good it is (that is `study`).
+    """
+    source = load_source(manifest, settings, cells=cells)
+    refuse_unlearnable(source.cohort, settings)
+    run = open_run(output, "train", settings, source.inputs, force=force)
+    store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+    bags, fingerprint = _read(store, settings.features)
+    talk.say(f"training {settings.method} on {len(bags)} samples")
+    with run.timed("train"):
+        model, calibration = fit(bags, settings.method, settings, seed=settings.seed)
+    trained = TrainedModel(model=model, calibration=calibration, settings=settings, fingerprint=fingerprint)
+    save_model(run.path / "model", trained)
+    run.facts["evaluation"] = "none: these are the model's own training samples"
+    return _tell(run, source, bags, trained, store)
+
+
+def predict(
+    manifest: Path,
+    output: Path,
+    *,
+    model: Path,
+    cells: Path | None = None,
+    skip_unreadable: bool = False,
+    jobs: int | None = None,
+    force: bool = False,
+    talk: Talk = SILENT,
+) -> dict[str, Any]:
+    """Apply a trained model; labels are never needed, nor the data it was trained on."""
+    load_record(model, "model/model.json")
+    trained = load_model(model / "model")
+    settings = trained.settings.model_copy(update={"skip_unreadable": skip_unreadable, "exclude": ()})
+    source = load_source(manifest, settings, cells=cells, labels_needed=False)
+    inputs = {**source.inputs, "model": model / "model" / "model.safetensors"}
+    run = open_run(output, "predict", settings, inputs, force=force)
+    store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+    bags, fingerprint = _read(store, settings.features)
+    refuse_other_features(trained.fingerprint, fingerprint)
+    return _tell(run, source, bags, trained, store)
+
+
+def _read(store: Path, features: Sequence[str]) -> tuple[list[Bag], dict[str, Any]]:
+    from hemomil.describe import fingerprint, read_bags
+
+    return read_bags(store, features), fingerprint(store, features)
+
+
+def _tell(run: RunFolder, source: Source, bags: list[Bag], trained: TrainedModel, store: Path) -> dict[str, Any]:
+    """Predict the bags, write the tables, the page and run.json; returns counts for the console."""
+    import torch
+
+    from hemomil.describe import read_obs
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same sums in the same order, in whichever process
+    with run.timed("predict"):
+        predictions = trained.model.predict_cells(bags)
+    torch.set_num_threads(threads)
+    classes = tuple(trained.model.classes_)
+    told: dict[str, Any] = {"method": trained.model.method, "run": None, "fold": None}
+    seen = {bag.sample for bag in bags}
+    lost = [sample for sample in source.cohort.samples if sample.sample not in seen]
+    samples = sample_rows(bags, predictions, trained.calibration, **told)
+    samples = pd.concat([samples, blank_rows(lost, classes, **told)], ignore_index=True)
+    write_samples(run.path / "samples.csv", samples)
+    write_cells(run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told))
+    run.facts.update(classes=classes, control=trained.settings.control, methods=[trained.model.method])
+    with run.timed("report"):
+        write_page(run)
+    run.finish()
+    return {"samples": len(samples), "predicted": samples["predicted"].value_counts().to_dict()}
