@@ -1,4 +1,4 @@
-"""What must hold of bags and labels before anything is computed: each failure names the sample and the remedy."""
+"""What must hold of bags and labels before computing; a failure names the sample and the remedy."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from hemomil.types import Bag
 
 
 def check_bags(bags: Sequence[Bag], feature_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """The common shape of a cell's features. Raises FeaturesError where bags are empty, unlike or not finite."""
+    """The shape of a cell's features. Raises FeaturesError where bags are empty, unlike or not finite."""
     if not bags:
         raise FeaturesError("there is no bag", hint="give at least one sample with cells")
     first = bags[0].features.shape[1:]
@@ -36,7 +36,7 @@ def _check_bag(bag: Bag, expected: tuple[int, ...], *, trained: bool) -> None:
     if not finite.all():
         cell = bag.cell_ids[int(np.argmin(finite))]
         raise FeaturesError(
-            f"sample {bag.sample!r}: features of {int((~finite).sum())} cells are NaN or infinite, first {cell!r}",
+            f"sample {bag.sample!r}: {int((~finite).sum())} cells have features not finite, first {cell!r}",
             hint="leave these cells out, or give the missing features a value",
         )
 
@@ -48,7 +48,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 def check_labels(
     bags: Sequence[Bag], labels: Sequence[str | None] | None, control: str, *, needs_control: bool = True
 ) -> list[str]:
-    """Labels of all bags, from `labels` or else from the bags. Raises ModelError where one cannot learn from them."""
+    """Labels of all bags, from `labels` or else the bags. Raises ModelError if one cannot learn from them."""
     given = [bag.label for bag in bags] if labels is None else list(labels)
     if len(given) != len(bags):
         raise ModelError(f"{len(bags)} bags but {len(given)} labels", hint="give one label for each bag")

@@ -31,7 +31,7 @@ class RoiEncoder(nn.Sequential):
 
 
 class VectorEncoder(nn.Sequential):
-    """Standardised vectors to z: one linear layer as wide as the paper's embedding, or with a hidden layer before."""
+    """Standardised vectors to z, through a hidden layer or (the paper's last step) without one."""
 
     def __init__(self, features: int, hidden: int, embedding: int) -> None:
         first = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
@@ -41,8 +41,8 @@ class VectorEncoder(nn.Sequential):
 class FeatureSpace(nn.Module):
     """Features as vectors, in standard deviations of the training controls' cells, clipped.
 
-    RoI maps become the mean and the maximum of each channel. Fixed before any network is trained, so that what is
-    strange in it does not depend on what was learned.
+    RoI maps become the mean and the maximum of each channel. Fixed before any network is trained, so that
+    what is strange in it does not depend on what was learned.
     """
 
     mean: Float[Tensor, "F"]

@@ -17,7 +17,7 @@ from hemomil.mil.pooling import Evidence, WeightedPooling
 def explain_bag(
     members: Sequence[MILNetwork], evidence: Sequence[Evidence]
 ) -> dict[str, Float[Tensor, "..."]]:
-    """Probabilities of the bag; weight, attention, contribution and own probabilities of each of its cells."""
+    """Probabilities of the bag; weight, attention, contribution and probabilities of each of its cells."""
     n, device = len(evidence[0].values), evidence[0].values.device
     bag = Segments.of_sizes([n], device)
     pairs = list(zip(members, evidence, strict=True))

@@ -4,7 +4,8 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -42,10 +43,15 @@ class Core(nn.Module):
         self.chunk = settings.chunk_cells if len(feature_shape) > 1 else VECTOR_CHUNK
         self.space = FeatureSpace(feature_shape, settings.clip)
         members = settings.members if parts.ensemble else 1
-        self.members = nn.ModuleList(
+        self.networks = nn.ModuleList(
             [MILNetwork(parts, feature_shape, n_classes, settings) for _ in range(members)]
         )
         self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
+
+    @property
+    def members(self) -> list[MILNetwork]:
+        """The networks whose probabilities are averaged."""
+        return cast(list[MILNetwork], list(self.networks))
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +64,7 @@ class Core(nn.Module):
 
     def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """The vectors whose distance to the healthy reference counts, read in chunks."""
-        return torch.cat([self._judged(part.to(self.device)) for part in cells.split(self.chunk)])
+        return torch.cat([self._judged(part.to(self.device)) for part in torch.split(cells, self.chunk)])
 
     def _judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         if self.parts.frozen_reference:
@@ -68,8 +74,8 @@ class Core(nn.Module):
         return z
 
     def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
-        """Evidence of the cells of one bag for each network, and their distances; memory does not grow with N H."""
-        parts = [self._read(part.to(self.device)) for part in cells.split(self.chunk)]
+        """Evidence of one bag's cells for each network, and their distances; embeddings live a chunk long."""
+        parts = [self._read(part.to(self.device)) for part in torch.split(cells, self.chunk)]
         evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
         return evidence, torch.cat([distances for _, distances in parts])
 
@@ -90,13 +96,14 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     control : the healthy class.
     seed : fixes every random draw; no global random state is used or changed.
 
-    After `fit`: `classes_` (the control class first), `feature_shape_`, `control_scores_` (anomaly of the training
-    controls' cells, each by a reference made without its donor's group, and the patient of each cell), `notices_`.
+    After `fit`: `classes_` (the control class first), `feature_shape_`, `notices_`, and `control_scores_`: the
+    anomaly of the training controls' cells, each by a reference made without its donor's group, and the
+    patient of each cell.
 
     Notes
     -----
-    Probabilities are not calibrated. With few patients the intervals of any metric are wide: compare methods on the
-    same patients.
+    Probabilities are not calibrated. With few patients the intervals of any metric are wide: compare methods
+    on the same patients.
     """
 
     def __init__(
@@ -111,8 +118,6 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.control = control
         self.seed = seed
 
-    # -- learning ------------------------------------------------------------------------------------------------
-
     def fit(
         self,
         bags: Sequence[Bag],
@@ -122,7 +127,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         """Learn from labelled bags; `labels` and `patients` default to those of the bags.
 
-        Raises FeaturesError (shape, NaN, empty bag), ModelError (labels), SettingsError (method, control class).
+        Raises FeaturesError (shape, NaN, empty bag), ModelError (labels), SettingsError (method, control).
         """
         parts, settings = parts_of(self.method), self._settings
         shape = check_bags(bags)
@@ -154,7 +159,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         donors = sorted({patient for patient, control in zip(patients, is_control, strict=True) if control})
         count = min(self._settings.crossfit_folds, len(donors))
         if count < 2:
-            text = "anomaly scores of the training controls come from a reference that saw them: one control patient"
+            text = "only one control patient: anomaly scores of controls come from a reference that saw them"
             self.notices_ = (*self.notices_, Notice(kind="few-patients", subject=self.control, text=text))
         order = stream(self.seed, "donor-groups").permutation(len(donors))
         group = {donors[donor]: place % count for place, donor in enumerate(order.tolist())}
@@ -188,11 +193,8 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 seed=stream_seed(self.seed, "member", member),
                 device=core.device,
             )
-            done = member * settings.epochs
-            network = trainer.run(
-                lambda epoch, done=done: progress(done + epoch, n_members * settings.epochs)
-            )
-            core.members[member] = network
+            report = partial(_report, progress, member * settings.epochs, n_members * settings.epochs)
+            core.networks[member] = trainer.run(report)
 
     @torch.no_grad()
     def _fit_reference(self, cells: list[Tensor], groups: Int64[Tensor, "S"], patients: list[str]) -> None:
@@ -216,24 +218,19 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, cells: list[Tensor], targets: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]
     ) -> None:
         """Control bags enter with their cross-fitted distances: as strange as a new donor's would look."""
-        controls = iter(
-            torch.from_numpy(self.control_scores_[0]).split(
-                [len(bag) for bag, group in zip(cells, groups.tolist(), strict=True) if group >= 0]
-            )
-        )
+        sizes = [len(bag) for bag in cells]
+        is_control = (groups >= 0).tolist()
+        controls = [size for size, control in zip(sizes, is_control, strict=True) if control]
+        crossfitted = iter(torch.split(torch.from_numpy(self.control_scores_[0]), controls))
+        reference, judged = self.core_.reference, self.core_.judged
         distances = [
-            next(controls)
-            if group >= 0
-            else self.core_.reference.distance(self.core_.judged(bag)).cpu().double()
-            for bag, group in zip(cells, groups.tolist(), strict=True)
+            next(crossfitted) if control else reference.distance(judged(bag)).cpu().double()
+            for bag, control in zip(cells, is_control, strict=True)
         ]
         pooling = self.core_.members[0].pooling
         assert isinstance(pooling, QuantilePooling)
-        bags = Segments.of_sizes([len(bag) for bag in cells])
-        fit_quantiles(pooling.cpu(), torch.cat(distances), bags, targets)
+        fit_quantiles(pooling.cpu(), torch.cat(distances), Segments.of_sizes(sizes), targets)
         pooling.to(self.core_.device)
-
-    # -- judging -------------------------------------------------------------------------------------------------
 
     def predict_proba(self, bags: Sequence[Bag]) -> Float[np.ndarray, "S K"]:
         """Class probabilities of each bag, in the order of `classes_`."""
@@ -247,7 +244,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_cells(self, bags: Sequence[Bag]) -> list[Prediction]:
         """Class probabilities of each bag, and attention, anomaly, weight and contribution of each cell.
 
-        A bag is judged by itself: its numbers do not depend, to the last bit, on which bags are judged with it.
+        A bag is judged by itself: to the last bit, its numbers do not depend on the bags judged with it.
         """
         if not hasattr(self, "core_"):
             raise ModelError(
@@ -258,7 +255,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _judge(self, bag: Bag) -> Prediction:
         evidence, distances = self.core_.read(_tensor(bag.features))
-        explained = explain_bag(list(self.core_.members), evidence)
+        explained = explain_bag(self.core_.members, evidence)
         return Prediction(
             sample=bag.sample,
             classes=tuple(map(str, self.classes_)),
@@ -267,10 +264,8 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             **{name: value.cpu().numpy() for name, value in explained.items()},
         )
 
-    # -- keeping -------------------------------------------------------------------------------------------------
-
     def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything learned as arrays, and everything else as JSON: `from_state` predicts the same to the last bit."""
+        """What was learned as arrays, the rest as JSON; `from_state` predicts the same to the last bit."""
         tensors = {name: value.cpu().numpy() for name, value in self.core_.state_dict().items()}
         scores, patients = self.control_scores_
         config = {
@@ -286,7 +281,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def from_state(cls, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> "AnomalyMIL":
-        """The model that `to_state` described. Raises ModelError where arrays and description don't belong together."""
+        """The model that `to_state` described. Raises ModelError if the two don't belong together."""
         tensors = dict(tensors)
         try:
             model = cls(
@@ -306,8 +301,12 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return model
 
 
+def _report(progress: Progress, before: int, total: int, epoch: int) -> None:
+    progress(before + epoch, total)
+
+
 def _tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor, without a copy where it may be shared; double features become single precision."""
+    """The array as a tensor, without a copy where memory may be shared."""
     if array.dtype.kind != "f":
         array = array.astype(np.float32)
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -23,7 +23,7 @@ from hemomil.mil.settings import MILSettings, Parts
 
 
 class Attention(nn.Sequential):
-    """v(z): embedding -> hidden -> tanh -> 1; its softmax over the bag is the attention (Ilse et al. 2018)."""
+    """v(z): embedding -> hidden -> tanh -> 1; its softmax over the bag is attention (Ilse et al. 2018)."""
 
     def __init__(self, embedding: int, hidden: int) -> None:
         super().__init__(nn.Linear(embedding, hidden), nn.Tanh(), nn.Linear(hidden, 1))
@@ -110,7 +110,7 @@ def make_pooling(parts: Parts, n_classes: int, settings: MILSettings) -> Pooling
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """torch's own initial weights (uniform in +-1/sqrt(fan-in)), drawn from a named stream, not the global one."""
+    """torch's own initial weights, uniform in +-1/sqrt(fan-in), but drawn from a stream with a name."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())

@@ -1,4 +1,4 @@
-"""Ragged bags, packed: the cells of several bags one after another, and sums, softmaxes and maxima within each.
+"""Ragged bags, packed: cells of several bags one after another; sums, softmaxes and maxima within each.
 
 Axes: N cells of all bags, B bags, C anything. No padding, no loop over bags.
 """

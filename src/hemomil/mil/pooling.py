@@ -2,9 +2,9 @@
 
 Axes: N cells of all bags, B bags, K classes, C channels of pooling weights, V values pooled, Q quantiles.
 
-`forward` pools, `weights` says with which weight, `without_each` gives in closed form the N bags that lack one cell
-each: O(N) work. A cell with more than half of its bag's weight is never subtracted (all digits would cancel): there is
-at most one in each bag, so the rest of the bag is simply pooled again.
+`forward` pools, `weights` says with which weight, `without_each` gives in closed form the N bags that lack
+one cell each: O(N) work. A cell with more than half of its bag's weight is never subtracted (all digits would
+cancel): there is at most one in each bag, so the rest of the bag is simply pooled again.
 """
 
 from abc import ABC, abstractmethod
@@ -60,15 +60,15 @@ class Pooling(nn.Module, ABC):
 
     def alone(self, evidence: Evidence) -> Float[Tensor, "N K"]:
         """Class logits of each cell as a bag of its own."""
-        return self(evidence, Segments.singletons(len(evidence.values), evidence.values.device))
+        return self.forward(evidence, Segments.singletons(len(evidence.values), evidence.values.device))
 
 
 class WeightedPooling(Pooling):
     """Eq. 5: z_B = sum_n (w_a a_n + w_d d_n) z_n, then one linear layer.
 
-    The linear layer is applied to the cells before they are summed, which is the same sum; so no pass over embeddings is
-    needed to take a cell out again. `free` is the paper's 1x1 convolution without bias, which may turn negative;
-    `convex` are shares of one.
+    The linear layer is applied to the cells before they are summed, which is the same sum; so no pass over
+    embeddings is needed to take a cell out again. `free` is the paper's 1x1 convolution without bias, which
+    may turn negative; `convex` are shares of one.
     """
 
     def __init__(self, embedding: int, n_classes: int, channels: int, *, mixing: str, raw_last: bool) -> None:
@@ -80,6 +80,7 @@ class WeightedPooling(Pooling):
         self.share_logits = nn.Parameter(torch.zeros(channels)) if convex else None
 
     def values(self, z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
+        """Class votes: a cell's part of the logits, before its weight."""
         return z @ self.classifier.weight.T
 
     def coefficients(self, like: Float[Tensor, "N C"]) -> Float[Tensor, "C"]:
@@ -101,13 +102,16 @@ class WeightedPooling(Pooling):
         return self.shares(evidence, bags) @ self.coefficients(evidence.channels)
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
+        """Votes summed by weight."""
         weighted = self._cell_weights(evidence, bags)[:, None] * evidence.values
         return bags.sum(weighted) + self.classifier.bias
 
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """w_a a_n + w_d d_n, the same for every class."""
         return self._cell_weights(evidence, bags)[:, None].expand_as(evidence.values)
 
     def without_each(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """The other cells share out the weight anew."""
         last = evidence.channels.shape[1] - 1
         rest = self.classifier.bias.expand_as(evidence.values)
         for channel, coefficient in enumerate(self.coefficients(evidence.channels)):
@@ -146,9 +150,11 @@ class MaxPooling(Pooling):
         self.classifier = nn.Linear(embedding, n_classes)
 
     def values(self, z: Float[Tensor, "N H"]) -> Float[Tensor, "N H"]:
+        """The embedding itself."""
         return z
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
+        """Class logits of the largest values."""
         logits: Tensor = self.classifier(bags.max(evidence.values))
         return logits
 
@@ -158,10 +164,12 @@ class MaxPooling(Pooling):
         return top / bags.sum(top)[bags.bag]
 
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """Share of dimensions in which the cell is largest."""
         share = self._is_top(evidence, bags).mean(dim=1)
         return share[:, None].expand(-1, self.classifier.out_features)
 
     def without_each(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """Where the cell is largest, the second largest steps in."""
         alone_on_top = self._is_top(evidence, bags) == 1
         second = bags.max(evidence.values.masked_fill(alone_on_top, -torch.inf))[bags.bag]
         second = torch.where(torch.isfinite(second), second, torch.zeros_like(second))
@@ -171,10 +179,10 @@ class MaxPooling(Pooling):
 
 
 class LogSumExpPooling(Pooling):
-    """log-sum-exp over cells of each cell's class logits: p_k is the share of class k in the bag's total of exp(logit).
+    """log-sum-exp over cells of their class logits: p_k is class k's share of the bag's sum of exp(logit).
 
-    The number of cells shifts all classes alike, so bag size says nothing. With `normalised`, each cell's probabilities
-    are averaged instead (an instance classifier).
+    The number of cells shifts all classes alike, so bag size says nothing. With `normalised`, each cell's
+    probabilities are averaged instead (an instance classifier).
     """
 
     def __init__(self, embedding: int, n_classes: int, *, normalised: bool) -> None:
@@ -183,16 +191,20 @@ class LogSumExpPooling(Pooling):
         self.normalised = normalised
 
     def values(self, z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
+        """Class logits of each cell."""
         logits: Tensor = self.classifier(z)
         return logits.log_softmax(dim=1) if self.normalised else logits
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
+        """log-sum-exp of the cells' logits."""
         return bags.logsumexp(evidence.values)
 
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """Share of the cell in the bag's sum of exp(logit), by class."""
         return bags.softmax(evidence.values)
 
     def without_each(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """log(exp(total) - exp(logit))."""
         share = bags.softmax(evidence.values)
         dominant = share > 0.5
         kept = torch.where(dominant, torch.zeros_like(share), share)
@@ -211,9 +223,11 @@ class QuantilePooling(Pooling):
         self.classifier = nn.Linear(len(self.LEVELS), n_classes)
 
     def values(self, z: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
+        """The distance itself."""
         return z
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
+        """Class logits of the quantiles."""
         logits: Tensor = self.classifier(self.quantiles(evidence.values[:, 0], bags))
         return logits
 
@@ -235,11 +249,13 @@ class QuantilePooling(Pooling):
         return low, torch.minimum(low + 1, top), position - low
 
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """1/N: every cell counts once."""
         return (1 / bags.sizes[bags.bag].to(evidence.values.dtype))[:, None].expand(
             -1, self.classifier.out_features
         )
 
     def without_each(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
+        """Ranks above the missing cell move down by one."""
         ordered, rank = _sorted_in_bags(evidence.values[:, 0], bags)
         first_N = (bags.sizes.cumsum(0) - bags.sizes)[bags.bag][:, None]
         low, high, part = self._positions(bags.sizes[bags.bag] - 1, ordered)

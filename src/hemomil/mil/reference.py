@@ -62,6 +62,7 @@ def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
     Fewer control cells than dimensions, or embedding units that are zero for every one of them, end up here.
     """
     extra = torch.finfo(torch.float64).eps * float(covariance.diagonal().mean().clamp_min(1e-12))
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
     while failed:
         extra *= 10
@@ -100,11 +101,13 @@ class HealthyReference(nn.Module):
     def distance(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
         """Mahalanobis distance of each cell to the healthy reference (eq. 3), in standard deviations."""
         white_HN = torch.linalg.solve_triangular(self.cholesky, (cells - self.mean).T, upper=False)
-        return torch.linalg.vector_norm(white_HN, dim=0).to(cells.dtype)
+        distances: Tensor = torch.linalg.vector_norm(white_HN, dim=0)
+        return distances.to(cells.dtype)
 
     def bounded(self, distances: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """log of a weight in (0, 1): 1/2 at the healthy 95th percentile, .12 at the healthy median."""
-        return nn.functional.logsigmoid(2 * (distances - self.centre) / self.spread).to(distances.dtype)
+        steepness = 2 / self.spread
+        return nn.functional.logsigmoid(steepness * (distances - self.centre)).to(distances.dtype)
 
 
 def fit_gaussian(
@@ -147,7 +150,7 @@ class CrossFitted:
         """Distance of each cell to the reference without group `without`; -1: with all groups."""
         deviations_RHN = (cells - self.means[:, None]).transpose(1, 2)
         white_RHN = torch.linalg.solve_triangular(self.choleskys, deviations_RHN, upper=False)
-        distances_RN = torch.linalg.vector_norm(white_RHN, dim=1).to(cells.dtype)
+        distances_RN: Tensor = torch.linalg.vector_norm(white_RHN, dim=1).to(cells.dtype)
         rows_N = torch.where(without < 0, len(self.means) - 1, without)
         return distances_RN.gather(0, rows_N[None]).squeeze(0)
 

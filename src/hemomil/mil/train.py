@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hemomil.errors import FeaturesError
@@ -25,7 +25,7 @@ VECTOR_CHUNK = 8192
 
 @dataclass(frozen=True)
 class TrainingBags:
-    """What is learned from: the cells of each bag, its class, and the group of its donor if that is a control."""
+    """What is learned from: cells and class of each bag, and the group of its donor if that is a control."""
 
     cells: list[Float[Tensor, "_ ..."]]
     targets: Int64[Tensor, "S"]
@@ -45,7 +45,7 @@ def embed(
     network: MILNetwork, cells: Float[Tensor, "N ..."], chunk: int, device: torch.device | str
 ) -> Float[Tensor, "N H"]:
     """Embeddings of any number of cells, a chunk at a time."""
-    chunks = [network.encoder(part.to(device, torch.float32)) for part in cells.split(chunk)]
+    chunks = [network.encoder(part.to(device, torch.float32)) for part in torch.split(cells, chunk)]
     return torch.cat(chunks)
 
 
@@ -100,11 +100,11 @@ class Trainer:
                     hint="lower mil.learning_rate, or look for extreme values among the features",
                 )
             self.optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
 
     def loss(self, rows: list[int], epoch: int) -> Float[Tensor, ""]:
-        """(1 - beta) CE of bags + beta CE of cells told their bag's label; beta = decay^epoch, from epoch 0."""
+        """(1 - beta) CE of bags + beta CE of cells told their bag's label; beta = decay^epoch, from 0 on."""
         evidence, segments = self.evidence(rows)
         targets = self.bags.targets[rows].to(self.device)
         bag_logits = self.network.pooling(evidence, segments)
