@@ -1,0 +1,145 @@
+"""Write report.html: one file that opens from disk, needs no network, and is the same every time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from hemomil.files import write_text
+from hemomil.report import words
+from hemomil.report.choose import how_chosen, in_class_order
+from hemomil.report.figures import headline_metrics, write_figures
+from hemomil.report.pictures import Pictures, ReadImage, data_uri
+from hemomil.report.reasons import reasons
+from hemomil.report.scales import scales
+from hemomil.report.settings import ReportSettings
+from hemomil.report.tables import RunTables, read_run, records
+from hemomil.report.views import Views, cells_with_reasons
+
+HERE = Path(__file__).parent
+
+CAVEATS = {
+    "train": "The model was trained on these very samples. The page shows what it looks at, "
+    "not how well it reads new patients; hemomil study measures that.",
+    "predict": "The model reads these samples without knowing their classes. "
+    "How well it reads new patients was measured, if at all, where it was trained.",
+}
+
+
+def write_report(
+    run: Path,
+    *,
+    read_image: ReadImage,
+    about: Mapping[str, Any] | None = None,
+    settings: ReportSettings | None = None,
+) -> Path:
+    """Write `report.html` and `figures/` into the run folder, from its tables and the images they name.
+
+    `read_image` gives an image of shape H W 3, uint8. Images that cannot be read are named on the page.
+    `about` is what run.json says, where that is not written yet.
+    Raises RunFolderError where a table is missing.
+    """
+    settings = settings or ReportSettings()
+    tables = read_run(run, settings.method, about)
+    page = _environment().get_template("report.html.jinja").render(_context(tables, read_image, settings))
+    target = run / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["p"] = words.p_text
+    environment.globals["part"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
+    return environment
+
+
+def _context(tables: RunTables, read_image: ReadImage, settings: ReportSettings) -> dict[str, Any]:
+    pictures = Pictures(tables.manifest, read_image)
+    why, compared = reasons(tables, cells_with_reasons(tables, settings))
+    colours = scales(tables.cells)
+    views = Views(tables, pictures, colours, why, settings)
+    figures = {name: data_uri("image/svg+xml", svg) for name, svg in write_figures(tables).items()}
+    samples, gallery = list(views.samples()), views.gallery()
+    return {
+        "about": tables.about,
+        "title": _title(tables),
+        "tables": tables,
+        "caveat": CAVEATS.get(str(tables.about.get("command")), ""),
+        "counts": _counts(tables),
+        "notices": _notices(tables.about.get("notices") or []),
+        "headline": list(_metric_rows(tables.estimates, headline=True)),
+        "headline_names": headline_metrics(tables.estimates),
+        "details": list(_metric_rows(tables.estimates, headline=False)),
+        "instances": list(_metric_rows(tables.instances, headline=False)),
+        "others": [row for part in tables.others.values() for row in _metric_rows(part, headline=False)],
+        "figures": figures,
+        "scales": colours,
+        "samples": samples,
+        "chosen": how_chosen(tables, settings),
+        "gallery": gallery,
+        "compared": compared,
+        "has_reasons": bool(why),
+        "rows": _sample_rows(tables, {view.sample: view.anchor for view in samples}),
+        "problems": sorted(pictures.problems.items()),
+        "settings_rows": sorted(_flat(tables.about.get("settings") or {}, "")),
+        "timing_rows": sorted(_flat(tables.about.get("timings") or {}, "")),
+        "words": words,
+        "shown": settings,
+    }
+
+
+def _title(tables: RunTables) -> str:
+    return tables.manifest.parent.name if tables.manifest else tables.folder.resolve().name
+
+
+def _counts(tables: RunTables) -> dict[str, int]:
+    return {
+        "samples": len(tables.samples),
+        "patients": int(tables.samples.loc[tables.samples["patient"] != "", "patient"].nunique()),
+        "cells": len(tables.cells),
+    }
+
+
+def _notices(notices: list[Mapping[str, str]]) -> list[tuple[str, list[Mapping[str, str]]]]:
+    """Notices by kind, in the order in which the kinds first came."""
+    kinds = dict.fromkeys(str(notice.get("kind", "")) for notice in notices)
+    return [
+        (kind.replace("-", " "), [n for n in notices if str(n.get("kind", "")) == kind]) for kind in kinds
+    ]
+
+
+def _metric_rows(estimates: pd.DataFrame, *, headline: bool) -> Iterator[dict[str, Any]]:
+    """A row per method (headline) or per method, score and metric."""
+    if not headline:
+        for row in records(estimates):
+            yield {**row, "text": words.estimate_text(row), "title": words.metric_title(str(row["metric"]))}
+        return
+    names = headline_metrics(estimates)
+    for method, part in estimates[estimates["score"] == ""].groupby("method", sort=False):
+        by_metric = part.drop_duplicates("metric").set_index("metric").reindex(names)
+        cells = [{**row, "text": words.estimate_text(row)} for row in records(by_metric)]
+        yield {"method": method, "cells": cells}
+
+
+def _sample_rows(tables: RunTables, anchors: Mapping[str, str]) -> list[dict[str, Any]]:
+    ordered = in_class_order(tables.samples, tables.classes)
+    return [{**row, "anchor": anchors.get(row["sample"], "")} for row in records(ordered)]
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Nested settings as `mil.epochs`, value."""
+    if isinstance(value, Mapping):
+        for key, branch in value.items():
+            yield from _flat(branch, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, f"{value:.4g}" if isinstance(value, float) else str(value)

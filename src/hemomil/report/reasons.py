@@ -1,0 +1,100 @@
+"""Say why a cell is strange: its named shape features that lie farthest from control cells.
+
+Axes: N cells, F features.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem
+
+from hemomil.report.tables import RunTables
+
+MAD_TO_SD = 1.4826
+LEAST_DEVIATIONS = 2.0
+"""Nearer than this to the middle control cell, a feature is no reason."""
+NO_REASONS = ("segmented",)
+"""Features that speak of the measurement, not of the cell."""
+LEAST_REFERENCE = 20
+"""Fewer reference cells give no usable middle and spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One feature of a cell that is far from where control cells are."""
+
+    feature: str
+    deviations: float
+    """Robust standard deviations from the middle reference cell; negative: below it."""
+
+    @property
+    def text(self) -> str:
+        """For a reader: `central pallor much lower (−4.2)`."""
+        size = abs(self.deviations)
+        degree = "far " if size >= 8 else "much " if size >= 4 else ""
+        sign, side = ("+", "higher") if self.deviations > 0 else ("−", "lower")
+        return f"{self.feature.replace('_', ' ')} {degree}{side} ({sign}{size:.1f})"
+
+
+def reasons(tables: RunTables, cell_ids: list[str], count: int = 3) -> tuple[dict[str, list[Reason]], str]:
+    """The `count` features of each cell farthest from the reference cells, and what these were.
+
+    Nothing, and a sentence that says so, where the run folder has no shape features.
+    """
+    shape = _read_shape(tables.folder / "cells.zarr")
+    if shape is None:
+        return {}, "This run has no shape features, so the page cannot say why a cell is strange."
+    reference, said = _reference(tables, shape)
+    if len(reference) < LEAST_REFERENCE:
+        return {}, f"Only {len(reference)} cells to compare with: too few to say why a cell is strange."
+    middle = reference.median()
+    spread = MAD_TO_SD * (reference - middle).abs().median()
+    # where most reference cells share one value the plain deviation serves; without any, there is no scale
+    spread = spread.where(spread > 0, reference.std(ddof=0)).replace(0.0, np.nan)
+    wanted = shape.reindex([cell_id for cell_id in cell_ids if cell_id in shape.index])
+    deviations = (wanted - middle) / spread
+    return {str(cell_id): _largest(row, count) for cell_id, row in deviations.iterrows()}, said
+
+
+def _read_shape(path: Path) -> pd.DataFrame | None:
+    """Shape features, a row per cell id, a column per named feature."""
+    if not path.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr warns of its own experimental string types
+        store = zarr.open_group(path, mode="r")
+        if "obsm/shape" not in store:
+            return None
+        ids = read_elem(store["obs"]).index.astype(str)
+        values = read_elem(store["obsm/shape"])
+        names = _names(store, values)
+    return pd.DataFrame(np.asarray(values, dtype=np.float64), index=ids, columns=names)
+
+
+def _names(store: Any, values: Any) -> list[str]:
+    if isinstance(values, pd.DataFrame):
+        return [str(name) for name in values.columns]
+    for place in ("uns/features/shape", "uns/shape_names", "uns/feature_names/shape"):
+        if place in store:
+            return [str(name) for name in np.asarray(read_elem(store[place])).ravel()]
+    return [f"feature {i}" for i in range(values.shape[1])]
+
+
+def _reference(tables: RunTables, shape: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The cells to compare with: of control samples, or of the whole run where no control is known."""
+    control = tables.cells.loc[tables.cells["label"] == tables.control, "cell_id"]
+    found = shape[shape.index.isin(set(control))]
+    if len(found):
+        return found, f"compared with the {len(found):,} cells of the samples labelled {tables.control}"
+    return shape, f"compared with all {len(shape):,} cells of this run, as no sample is known to be healthy"
+
+
+def _largest(row: "pd.Series[float]", count: int) -> list[Reason]:
+    known = row[row.abs() >= LEAST_DEVIATIONS].drop(list(NO_REASONS), errors="ignore")
+    order = known.abs().sort_values(ascending=False, kind="stable").index[:count]
+    return [Reason(str(name), float(known[name])) for name in order]
