@@ -1,26 +1,11 @@
-"""Cut cells out of an image: square, centred, padded rather than stretched, optionally turned.
-
-Axes: N cells, S crop pixels a side, C channels, H W image pixels.
-A *window* is a row (centre x, centre y, side, angle): a square of the image, in pixels, with the angle in radians
-that its x axis makes with the image's.
-"""
+"""Pictures of single cells: square, centred, padded rather than stretched, optionally turned to their long axis."""
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, UInt8
-from torch.nn.functional import avg_pool2d, grid_sample
+from jaxtyping import Bool, Float, UInt8
 
-MAX_OVERSAMPLING = 8
-"""Samples a side that are averaged into one crop pixel, at most: cells beyond 8 x the crop size alias a little."""
-
-
-def windows_of(
-    boxes: Float[np.ndarray, "N 4"], *, context: float = 1.0, least: float = 3.0
-) -> Float[np.ndarray, "N 4"]:
-    """Square windows round boxes: the longer side times `context`, at least `least` pixels."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    side = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * context, least)
-    return np.column_stack([centres, side, np.zeros(len(boxes))]).astype(np.float64)
+from hemomil.describe.outline import outline_of
+from hemomil.describe.segment import view
+from hemomil.describe.windows import sample_windows, windows_of
 
 
 def crops(
@@ -29,67 +14,17 @@ def crops(
     size: int = 64,
     *,
     context: float = 1.0,
-    angles: Float[np.ndarray, "N"] | None = None,
-) -> UInt8[np.ndarray, "N size size 3"]:
+    align: bool = False,
+    masks: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None,
+) -> UInt8[np.ndarray, "N S S 3"]:
     """Square crops of `size` pixels, each centred at its box.
 
-    The longer side of the box (times `context`) fills the crop; the shorter side shows more surroundings, so nothing is
-    stretched. Beyond the image its edge is repeated. With `angles` (radians, the cell's long axis against
-    the image's x axis) a crop is turned until that axis lies level.
+    The longer side of the box (times `context`) fills the crop and the shorter side shows more surroundings: nothing
+    is stretched. Beyond the image its edge is repeated. With `align` a crop is turned until the cell's
+    long axis lies level, by its mask or else by its segmented outline.
     """
     windows = windows_of(boxes, context=context)
-    if angles is not None:
-        windows[:, 3] = angles
+    if align and len(boxes):
+        windows[:, 3] = [outline_of(mask).angle for mask in view(image, boxes, masks).mask]
     values = sample_windows(image.astype(np.float32), windows, size)
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def sample_windows(
-    image: Float32[np.ndarray, "H W C"],
-    windows: Float[np.ndarray, "N 4"],
-    size: int,
-    *,
-    outside: str = "border",
-) -> Float32[np.ndarray, "N size size C"]:
-    """Mean colour of each crop pixel's footprint; `outside`: repeat the border, or zeros."""
-    taken = np.empty((len(windows), size, size, image.shape[2]), np.float32)
-    plane = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-    folds = np.clip(np.ceil(windows[:, 2] / size), 1, MAX_OVERSAMPLING).astype(int)
-    for fold in np.unique(folds):  # one call for all cells that need the same oversampling
-        rows = np.flatnonzero(folds == fold)
-        grid = _grid(windows[rows], size * fold, image.shape[:2])
-        values = grid_sample(plane, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-        values = avg_pool2d(values, int(fold)) if fold > 1 else values
-        stacked = values[0].reshape(image.shape[2], len(rows), size, size)
-        taken[rows] = stacked.permute(1, 2, 3, 0).numpy()
-    return taken
-
-
-def _grid(windows: Float[np.ndarray, "N 4"], size: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Where to sample, in grid_sample's units (-1 to 1 over the image); cells are stacked along the rows."""
-    steps = (np.arange(size) + 0.5) / size - 0.5
-    across, down = np.meshgrid(steps, steps)
-    cos, sin = np.cos(windows[:, 3]), np.sin(windows[:, 3])
-    side = windows[:, 2]
-    x = windows[:, 0, None, None] + (side * cos)[:, None, None] * across - (side * sin)[:, None, None] * down
-    y = windows[:, 1, None, None] + (side * sin)[:, None, None] * across + (side * cos)[:, None, None] * down
-    unit = np.stack([2 * x / shape[1] - 1, 2 * y / shape[0] - 1], axis=-1)
-    return torch.from_numpy(unit.astype(np.float32)).reshape(1, -1, size, 2)
-
-
-def sample_masks(
-    masks: list[Bool[np.ndarray, "_ _"]],
-    corners: Float[np.ndarray, "N 2"],
-    pitch: Float[np.ndarray, "N"],
-    windows: Float[np.ndarray, "N 4"],
-    size: int,
-) -> Bool[np.ndarray, "N size size"]:
-    """Masks seen through windows: mask i has its corner at `corners[i]` and pixels `pitch[i]` wide."""
-    seen = np.zeros((len(masks), size, size), bool)
-    for i, mask in enumerate(masks):
-        window = windows[i : i + 1].copy()
-        window[0, :2] = (window[0, :2] - corners[i]) / pitch[i]
-        window[0, 2] /= pitch[i]
-        share = sample_windows(mask.astype(np.float32)[..., None], window, size, outside="zeros")
-        seen[i] = share[0, ..., 0] >= 0.5
-    return seen

@@ -13,7 +13,7 @@ from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
-from hemomil.describe.crops import sample_masks, sample_windows, windows_of
+from hemomil.describe.windows import sample_masks, sample_windows, windows_of
 
 GRID = 64
 """Every cell is measured on a grid of 64 x 64, so that texture does not depend on magnification."""
@@ -51,7 +51,7 @@ class Views:
     background: Float32[np.ndarray, "N 3"]
     """RGB of the empty slide near the cell."""
     windows: Float[np.ndarray, "N 4"]
-    """Which part of the image the grid covers (see crops.py)."""
+    """Which part of the image the grid covers (see windows.py)."""
     segmented: Bool[np.ndarray, "N"]
     """False where no outline was found and an ellipse in the box stands in."""
 

@@ -1,0 +1,165 @@
+"""Read `cells.zarr` back: the cells as a table, as bags of features, as outlines.
+
+Axes: N cells, F features.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import zarr
+from jaxtyping import Bool, Float
+from pycocotools import mask as coco
+
+from hemomil.errors import FeaturesError
+from hemomil.types import Bag
+
+VECTORS = ("shape", "embedding")
+"""Kinds that can be joined side by side."""
+BLOCK = 4096
+"""Rows that are read and checked at a time."""
+
+
+def read_obs(path: Path) -> pd.DataFrame:
+    """One row per cell, indexed by cell_id; ids are plain strings and None where unknown."""
+    obs: pd.DataFrame = anndata.io.read_elem(_open(path)["obs"])
+    for column in obs.columns:
+        if isinstance(obs[column].dtype, pd.CategoricalDtype):
+            values = obs[column].astype(object)
+            obs[column] = values.where(values.notna(), None)
+    return obs
+
+
+def read_bags(path: Path, features: Sequence[str]) -> list[Bag]:
+    """The bags of a store, in the order in which their samples first appear.
+
+    `features`: vector kinds (`shape`, `embedding`), joined side by side as float32, or `roi` alone as float16. All bags are
+    views of one array.
+
+    Raises:
+        FeaturesError: a kind is not in the store or cannot be joined, or a value is not finite.
+    """
+    store = _open(path)
+    _check_kinds(store, features, path)
+    obs = read_obs(path)
+    sample, names = pd.factorize(obs["sample"])
+    order = np.argsort(sample, kind="stable")
+    values = _values(store, features, obs)
+    if (np.diff(order) != 1).any():  # cells of a sample lie apart: gather them once
+        values, obs = values[order], obs.iloc[order]
+    ends = np.bincount(sample, minlength=len(names)).cumsum()
+    starts = np.concatenate([[0], ends[:-1]])
+    return [_bag(obs, values, slice(a, b)) for a, b in zip(starts, ends, strict=True)]
+
+
+def feature_names(path: Path, features: Sequence[str]) -> tuple[str, ...]:
+    """The name of every column that `read_bags` gives; of every channel for `roi`."""
+    store = _open(path)
+    _check_kinds(store, features, path)
+    known = _about(store)["names"]
+    names: list[str] = []
+    for kind in features:
+        width = store[f"obsm/{kind}"].shape[1]
+        names += known.get(kind, [f"{kind}_{i:03d}" for i in range(width)])
+    return tuple(names)
+
+
+def fingerprint(path: Path, features: Sequence[str]) -> dict[str, Any]:
+    """What the features are, so that a model can refuse others: kinds, their versions, their names."""
+    store = _open(path)
+    _check_kinds(store, features, path)
+    versions = _about(store)["versions"]
+    return {
+        "kinds": list(features),
+        "versions": {kind: versions[kind] for kind in features},
+        "names": list(feature_names(path, features)),
+    }
+
+
+def mask_of(rle: str) -> Bool[np.ndarray, "_ _"] | None:
+    """The mask of a `mask_rle` cell of obs, cut to its box; None where it is empty."""
+    if not rle:
+        return None
+    height, width, counts = rle.split(" ", 2)
+    with warnings.catch_warnings():  # pycocotools does not yet follow NumPy 2's copy keyword
+        warnings.simplefilter("ignore", DeprecationWarning)
+        decoded = coco.decode({"size": [int(height), int(width)], "counts": counts.encode("ascii")})
+    return np.asarray(decoded, bool)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return zarr.open_group(path, mode="r")
+    except (FileNotFoundError, ValueError) as error:
+        raise FeaturesError(
+            f"{path} is no store of cells", hint="give the cells.zarr of a run folder"
+        ) from error
+
+
+def _about(store: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(anndata.io.read_elem(store["uns"])["hemomil"])
+    return about
+
+
+def _check_kinds(store: Any, features: Sequence[str], path: Path) -> None:
+    """All kinds are there and can be joined."""
+    kept = _about(store)["kinds"]
+    absent = [kind for kind in features if kind not in kept]
+    if absent or not features:
+        raise FeaturesError(
+            f"{path} holds {', '.join(kept)}, not {', '.join(absent) or 'nothing'}",
+            hint="choose among them with --features, or describe the cells again",
+        )
+    if len(features) > 1 and (odd := [kind for kind in features if kind not in VECTORS]):
+        raise FeaturesError(
+            f"{', '.join(odd)} cannot be joined with other features",
+            hint=f"join {' and '.join(VECTORS)}, or use {odd[0]} alone",
+        )
+    if "crop" in features:
+        raise FeaturesError("crops are pictures, not features", hint="use shape, roi or embedding")
+
+
+def _values(store: Any, features: Sequence[str], obs: pd.DataFrame) -> Float[np.ndarray, "N ..."]:
+    """The array of all cells, filled block by block and checked on the way."""
+    arrays = [store[f"obsm/{kind}"] for kind in features]
+    width = sum(array.shape[1] for array in arrays)
+    values = np.empty((len(obs), width, *arrays[0].shape[2:]), arrays[0].dtype)
+    column = 0
+    for kind, array in zip(features, arrays, strict=True):
+        part = values[:, column : column + array.shape[1]]
+        for start in range(0, len(obs), BLOCK):
+            rows = slice(start, start + BLOCK)
+            part[rows] = array[rows]
+            _check_finite(part[rows], obs.index[rows], kind, store)
+        column += array.shape[1]
+    return values
+
+
+def _check_finite(values: Float[np.ndarray, "M ..."], cell_ids: pd.Index, kind: str, store: Any) -> None:
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    row, column = np.argwhere(bad)[0][:2]
+    names = _about(store)["names"].get(kind)
+    name = names[column] if names else f"{kind}_{column:03d}"
+    count = int(bad.reshape(len(bad), -1).any(axis=1).sum())
+    raise FeaturesError(
+        f"cell {cell_ids[row]!r}: {name} is {values[row, column]!s} ({count} such cells or more)",
+        hint="features must be finite: mend or leave out these cells",
+    )
+
+
+def _bag(obs: pd.DataFrame, values: Float[np.ndarray, "N ..."], rows: slice) -> Bag:
+    part = obs.iloc[rows]
+    return Bag(
+        sample=part["sample"].iloc[0],
+        patient=part["patient"].iloc[0],
+        label=part["label"].iloc[0],
+        features=values[rows],
+        cell_ids=tuple(part.index),
+    )
