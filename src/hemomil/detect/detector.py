@@ -32,6 +32,8 @@ FIRST_LOOK = 640
 """Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
 ENOUGH = 5
 """Cells that must be found before their size overrules the guess."""
+SURE = 0.5
+"""Score of a cell that counts for that."""
 TOLERANCE = 1.25
 """A guess within this factor of the cells found is left as it is."""
 MOST_ZOOM = 4.0
@@ -113,6 +115,11 @@ class Detector:
             net, backbone=about.backbone, nominal=about.nominal, classes=about.classes, settings=settings
         )
 
+    def with_settings(self, settings: DetectSettings) -> "Detector":
+        """The same weights, applied otherwise."""
+        about = {"backbone": self.backbone, "nominal": self.nominal, "classes": self.classes}
+        return Detector(self.net, settings=settings, **about)
+
     def save(self, path: Path) -> None:
         """Write the weights in half precision: into the `.safetensors` file named, or a folder."""
         about = stored.About(backbone=self.backbone, nominal=self.nominal, classes=self.classes)
@@ -176,7 +183,7 @@ class Detector:
         middle = _middle(image, round(self.settings.tile * guess / self.nominal))
         with self._running():
             found = self._search(middle, guess, with_maps=with_maps)
-        diameter = _corrected(guess, found.boxes)
+        diameter = _corrected(guess, found.boxes[found.scores >= SURE])
         whole = middle.shape == image.shape and diameter == guess
         return diameter, found if whole else None
 

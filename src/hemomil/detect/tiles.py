@@ -79,4 +79,5 @@ def not_inside_a_better(
     order = torch.argsort(scores, descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    return ~((over_smaller > limit) & (rank[None] < rank[:, None])).any(dim=1)
+    inside: Tensor = ((over_smaller > limit) & (rank[None] < rank[:, None])).any(dim=1)
+    return ~inside
