@@ -32,7 +32,7 @@ class KnownCells:
 
 
 def read_cells(path: Path, cohort: Cohort) -> Cells:
-    """All cells of a cohort, boxes of kind=field images taken from a file: `read_known_cells` without its notices."""
+    """All cells of a cohort, those of kind=field images from a file: `read_known_cells` without notices."""
     return read_known_cells(path, cohort).cells
 
 
@@ -126,8 +126,8 @@ def _by_last_part(names: Sequence[str] | set[str]) -> dict[str, list[str]]:
 def _nothing_shared(given: GivenCells, images: set[str]) -> CellsError:
     first = given.table.iloc[0]
     return CellsError(
-        f"{given.path}: none of its {len(given.table)} cells belongs to an image and a sample of the manifest; "
-        f"the first is of image {first['image']!r}"
+        f"{given.path}: none of its {len(given.table)} cells belongs to an image and a sample of the "
+        f"manifest; the first is of image {first['image']!r}"
         + (f", sample {first['sample']!r}" if first["sample"] else ""),
         hint=f"name images as the manifest does, for example {min(images, default='')!r}",
     )
@@ -165,7 +165,7 @@ def _outside_problems(
     problems = [
         box_problem(
             table,
-            k,
+            int(k),
             word,
             f"lies outside its image of {limits[k, 0]}x{limits[k, 1]} pixels",
             "correct or remove it; boxes are in pixels of the image as it is displayed",

@@ -18,7 +18,10 @@ def select(cohort: Cohort, condition: str) -> Cohort:
 
 
 def exclude(cohort: Cohort, condition: str) -> Cohort:
-    """The samples for which `column=value` does not hold. Raises SettingsError as `select`, or if none is left."""
+    """The samples for which `column=value` does not hold.
+
+    Raises SettingsError as `select` does, and if no sample is left.
+    """
     matching = _matching(cohort, condition)
     if len(matching) == len(cohort.samples):
         raise SettingsError(f"{condition!r} leaves out every sample", hint="leave out fewer")

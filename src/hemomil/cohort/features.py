@@ -101,7 +101,9 @@ def _obs_table(data: anndata.AnnData, path: Path, *, labels_needed: bool) -> tup
     required = ["sample", "patient", *(["label"] if labels_needed else [])]
     found, problems = find_columns([str(c) for c in data.obs.columns], ALIASES, required)
     refuse_if_any(problems, FeaturesError, f"obs of {path}")
-    metadata = [str(c) for c in data.obs.columns if str(c) not in found.values()]
+    # measurements of cells say nothing of their sample
+    texts = data.obs.select_dtypes(exclude="floating").columns
+    metadata = [str(c) for c in texts if str(c) not in found.values()]
     columns = {name: _text(data.obs[found[name]]) if name in found else "" for name in ALIASES}
     columns |= {name: _text(data.obs[name]) for name in metadata}
     return pd.DataFrame(columns, index=pd.RangeIndex(1, data.n_obs + 1)), metadata

@@ -55,7 +55,7 @@ def read_truth(path: Path) -> pd.DataFrame:
 
 
 def write_cells_csv(path: Path, cells: Cells) -> None:
-    """Write cells in the format that `read_cells` reads, with their sample and `det_score`; whole or not at all."""
+    """Write cells as `read_cells` reads them, with sample and `det_score`; whole or not at all."""
     boxes = pd.DataFrame(np.asarray(cells.boxes, dtype=float), columns=BOX)
     table = pd.DataFrame({"image": cells.images, "sample": cells.samples}).join(boxes)
     table["cell_label"] = pd.Series([label or "" for label in cells.cell_labels], dtype=object)
@@ -96,7 +96,7 @@ def _box_problems(table: pd.DataFrame, word: str) -> list[Problem]:
         (~finite, "has a coordinate that is missing or not a number", "x0 y0 x1 y1 are pixels: numbers only"),
         (flat, "has no area", "x0 < x1 and y0 < y1: left, top, right, bottom (not x y width height)"),
     ):
-        problems += [box_problem(table, k, word, text, remedy) for k in np.flatnonzero(bad)]
+        problems += [box_problem(table, int(k), word, text, remedy) for k in np.flatnonzero(bad)]
     return problems
 
 

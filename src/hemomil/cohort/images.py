@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from hemomil.cohort.problems import Problem, row_ranges
@@ -146,7 +146,7 @@ def _is_tiff(path: Path) -> bool:
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         picture = Image.open(path, formats=("PNG", "JPEG"))
-    except Image.UnidentifiedImageError as cause:
+    except UnidentifiedImageError as cause:
         raise _Refused("is not a PNG, JPEG or TIFF image", "convert it to one of these") from cause
     with picture:
         # a second frame of a JPEG is the preview that telephones add; of a PNG, an animation
@@ -207,7 +207,7 @@ def _eight_bit(values: np.ndarray, bits: int) -> UInt8[np.ndarray, "..."]:
             f"has 16-bit pixels of which none is above {highest}: a camera of {highest.bit_length()} bits?",
             "declare the bits (OME-TIFF SignificantBits), or multiply all images so that they fill 16 bits",
         )
-    return np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+    return np.asarray(np.minimum(values >> (bits - 8), 255), dtype=np.uint8)
 
 
 # TIFF and OME-TIFF: tifffile

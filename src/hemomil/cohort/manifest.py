@@ -11,7 +11,7 @@ import pandas as pd
 
 from hemomil.cohort.problems import Problem, refuse_if_any
 from hemomil.cohort.samples import ALIASES as SAMPLE_ALIASES
-from hemomil.cohort.samples import blank_problems, sample_problems, shared_metadata
+from hemomil.cohort.samples import blank_problems, numbered, sample_problems, shared_metadata
 from hemomil.cohort.table import find_columns, read_table, resembling
 from hemomil.errors import ManifestError
 from hemomil.types import Cohort, ImageRow, Region, Sample
@@ -100,23 +100,23 @@ def _file_problems(table: pd.DataFrame, paths: dict[str, Path]) -> list[Problem]
     if folder is not None:
         remedy += f"; there is no folder {folder}"
     gone = table["image"][table["image"].isin(missing)]
-    return [Problem(int(row), f"image {name!r}", "is not there", remedy) for row, name in gone.items()]
+    return [Problem(row, f"image {name!r}", "is not there", remedy) for row, name in numbered(gone)]
 
 
 def _kind_problems(table: pd.DataFrame) -> list[Problem]:
     unknown = table["kind"][~table["kind"].isin(KINDS)]
     labelled = table["cell_label"][(table["cell_label"] != "") & (table["kind"] == "field")]
     return [
-        Problem(int(row), f"kind {kind!r}", "is unknown", "write 'field' (many cells) or 'cell' (one cell)")
-        for row, kind in unknown.items()
+        Problem(row, f"kind {kind!r}", "is unknown", "write 'field' (many cells) or 'cell' (one cell)")
+        for row, kind in numbered(unknown)
     ] + [
         Problem(
-            int(row),
+            row,
             f"cell_label {label!r}",
             "is given to an image of kind 'field'",
             "cell_label is for kind=cell; labels of cells in fields go into cells.csv",
         )
-        for row, label in labelled.items()
+        for row, label in numbered(labelled)
     ]
 
 
@@ -124,8 +124,8 @@ def _region_problems(table: pd.DataFrame) -> list[Problem]:
     given = table["region"][table["region"] != ""]
     remedy = "write x0 y0 x1 y1 in whole pixels, 0 <= x0 < x1 and 0 <= y0 < y1"
     return [
-        Problem(int(row), f"region {text!r}", "is not a region", remedy)
-        for row, text in given.items()
+        Problem(row, f"region {text!r}", "is not a region", remedy)
+        for row, text in numbered(given)
         if _region(text) is None
     ]
 
@@ -139,25 +139,20 @@ def _region(text: str) -> Region | None:
 
 
 def _repeat_problems(table: pd.DataFrame) -> list[Problem]:
-    key = pd.DataFrame(
-        {
-            "image": [os.path.normpath(name) if name else "" for name in table["image"]],
-            "sample": table["sample"],
-            "region": table["region"].str.split().str.join(" "),
-        },
-        index=table.index,
-    )
-    filled = key[(key["image"] != "") & (key["sample"] != "")]
-    first = filled.reset_index(names="row").groupby(["image", "sample", "region"])["row"].transform("first")
+    named = table[(table["image"] != "") & (table["sample"] != "")]
+    files = [os.path.normpath(name) for name in named["image"]]
+    regions = named["region"].str.split().str.join(" ")
+    rows = named.index.to_series()
+    first = rows.groupby([files, named["sample"], regions]).transform("first")
+    repeats = named.assign(row=rows, first=first)[rows != first]
     return [
         Problem(
-            int(row),
-            f"image {table.at[row, 'image']!r}",
-            f"of sample {table.at[row, 'sample']!r} is already in row {earlier}",
+            record["row"],
+            f"image {record['image']!r}",
+            f"of sample {record['sample']!r} is already in row {record['first']}",
             "remove one of the rows, or give each its own region",
         )
-        for row, earlier in zip(filled.index, first, strict=True)
-        if row != earlier
+        for record in repeats.to_dict("records")
     ]
 
 

@@ -28,6 +28,11 @@ def sample_problems(table: pd.DataFrame, control: str, *, labels_needed: bool) -
     return problems
 
 
+def numbered(values: pd.Series) -> list[tuple[int, str]]:
+    """Row number and text of each value."""
+    return [(int(row), str(value)) for row, value in zip(values.index.to_numpy(), values, strict=True)]
+
+
 def blank_problems(table: pd.DataFrame, column: str) -> list[Problem]:
     """Rows in which a column that is needed is blank."""
     rows = table.index[table[column] == ""]
@@ -82,8 +87,8 @@ def shared_metadata(table: pd.DataFrame, columns: list[str]) -> Mapping[str, Map
     if not columns:
         return {str(sample): MappingProxyType({}) for sample in table["sample"].unique()}
     groups = table.groupby("sample", sort=False)[columns]
-    agreed = groups.first().where(groups.nunique() == 1, "")
+    agreed = groups.first().where(groups.nunique() == 1, "")  # noqa: PD101 - per sample
     return {
-        str(sample): MappingProxyType({name: value for name, value in values.items() if value})
+        str(sample): MappingProxyType({str(name): str(value) for name, value in values.items() if value})
         for sample, values in agreed.to_dict("index").items()
     }

@@ -1,5 +1,7 @@
 """Match cells to known ones, to learn the class of a detected cell."""
 
+from typing import cast
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -33,10 +35,9 @@ def match_truth(cells: Cells, truth: pd.DataFrame) -> tuple[str | None, ...]:
         for image, part in known.groupby("image")
     }
     boxes = np.asarray(cells.boxes, dtype=float)
-    groups = (
-        pd.DataFrame({"sample": cells.samples, "image": cells.images}).groupby(["sample", "image"]).indices
-    )
-    for (_, image), rows in groups.items():
+    key = pd.MultiIndex.from_arrays([cells.samples, cells.images])
+    for group, rows in pd.Series(0, index=key).groupby(level=[0, 1]).indices.items():
+        _, image = cast(tuple[str, str], group)
         if image in known_by_image:
             known_boxes, known_labels = known_by_image[image]
             for cell, match in _pairs(boxes[rows], known_boxes):
