@@ -2,8 +2,15 @@
 
 from hemomil.simulate.cohort import simulate
 from hemomil.simulate.field import Field, draw_field
-from hemomil.simulate.settings import Camera, FieldSettings, Light, Optics, SimulateSettings, Stain
-from hemomil.simulate.shapes import CELL_CLASSES
+from hemomil.simulate.settings import (
+    CELL_CLASSES,
+    Camera,
+    FieldSettings,
+    Light,
+    Optics,
+    SimulateSettings,
+    Stain,
+)
 from hemomil.simulate.variation import random_field_settings
 
 __all__ = [

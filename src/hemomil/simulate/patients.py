@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemomil.simulate.settings import (
+    CELL_CLASSES,
     RGB,
     Camera,
+    CellClass,
     Disorder,
     FieldSettings,
     Light,
@@ -18,10 +20,9 @@ from hemomil.simulate.settings import (
     SimulateSettings,
     Stain,
 )
-from hemomil.simulate.shapes import CELL_CLASSES
 from hemomil.streams import stream, stream_seed
 
-HALLMARKS: dict[Disorder, dict[str, float]] = {
+HALLMARKS: dict[Disorder, dict[CellClass, float]] = {
     "control": {},
     "scd": {"sickle": 0.6, "ovalocyte": 0.25, "target": 0.15},
     "thal": {"target": 0.3, "teardrop": 0.2, "microcyte": 0.25, "hypochromic": 0.25},
@@ -67,7 +68,7 @@ class Patient:
     """Within the class; with the class it names the patient's random streams."""
     site: Site
     prevalence: float
-    mix: dict[str, float]
+    mix: dict[CellClass, float]
     """Probability of each cell class."""
     diameter: float
     anisocytosis: float
@@ -155,7 +156,7 @@ def _prevalence(rng: np.random.Generator, mean: float, spread: float) -> float:
     return float(rng.beta(mean * spread, (1 - mean) * spread))
 
 
-def _mix(label: Disorder, prevalence: float, background: float) -> dict[str, float]:
+def _mix(label: Disorder, prevalence: float, background: float) -> dict[CellClass, float]:
     """Hallmark cells at `prevalence`; of the rest, `background` are abnormal cells of any class."""
     strange = (1 - prevalence) * background / (len(CELL_CLASSES) - 1)
     mix = dict.fromkeys(CELL_CLASSES, strange)

@@ -1,10 +1,28 @@
 """What a simulated field and a simulated cohort are made from: frozen settings with units."""
 
-from typing import Literal, Self
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RGB = tuple[float, float, float]
+
+CellClass = Literal[
+    "discocyte",
+    "ovalocyte",
+    "sickle",
+    "target",
+    "teardrop",
+    "microcyte",
+    "macrocyte",
+    "hypochromic",
+    "spherocyte",
+    "stomatocyte",
+    "echinocyte",
+    "xerocyte",
+    "schistocyte",
+]
+CELL_CLASSES: tuple[CellClass, ...] = get_args(CellClass)
+"""Every class of red cell that can be drawn; the ordinary one first."""
 
 
 class Settings(BaseModel):
@@ -71,7 +89,7 @@ class FieldSettings(Settings):
     size: tuple[int, int] = Field(default=(480, 640), description="height and width, pixels")
     diameter: float = Field(default=62.0, gt=4, description="healthy discocyte, pixels")
     cells: int = Field(default=28, ge=0, description="red cells wanted; fewer where there is no room")
-    mix: dict[str, float] = Field(
+    mix: dict[CellClass, float] = Field(
         default={"discocyte": 1.0}, description="share of each cell class; sums to any number"
     )
     mildness: float = Field(
@@ -115,6 +133,12 @@ class FieldSettings(Settings):
     optics: Optics = Field(default=Optics(), description="blur")
     light: Light = Field(default=Light(), description="illumination")
     camera: Camera = Field(default=Camera(), description="sensor and file")
+
+    @model_validator(mode="after")
+    def _some_cells(self) -> "FieldSettings":
+        if min(self.mix.values(), default=0) < 0 or not sum(self.mix.values()) > 0:
+            raise ValueError(f"mix is {self.mix}: give at least one share above 0 and none below")
+        return self
 
 
 Disorder = Literal["control", "scd", "thal", "xero", "hs"]
@@ -169,7 +193,7 @@ class SimulateSettings(Settings):
     jpeg_quality: int | None = Field(default=92, ge=30, le=100, description="of the image files; none: PNG")
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _possible(self) -> "SimulateSettings":
         low, high = self.cells
         if not 1 <= low <= high:
             raise ValueError(f"cells is {low} to {high}: give the fewest, at least 1, before the most")
@@ -180,7 +204,7 @@ class SimulateSettings(Settings):
         return self
 
     @classmethod
-    def demo(cls, *, seed: int = 0) -> Self:
+    def demo(cls, *, seed: int = 0) -> "SimulateSettings":
         """A cohort that is drawn in seconds and studied in minutes."""
         patients: dict[Disorder, int] = {"control": 9, "scd": 4, "thal": 3, "xero": 3, "hs": 4}
         return cls(seed=seed, patients=patients, samples=2, images=2)

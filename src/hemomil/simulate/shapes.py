@@ -1,4 +1,4 @@
-"""The classes of red cells: what each looks like, as an outline and a profile that may be more or less marked."""
+"""The classes of red cells: what each looks like, as an outline and a profile more or less marked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hemomil.simulate.settings import FieldSettings
+from hemomil.simulate.settings import CellClass, FieldSettings
 
 FILLED = 2.1
 """Height of a cell without pallor, micrometres."""
@@ -16,7 +16,7 @@ FILLED = 2.1
 class CellShape:
     """Outline and profile of one cell, in units of the healthy radius."""
 
-    label: str
+    label: CellClass
     size: float = 1.0
     """Radius."""
     aspect: float = 1.0
@@ -194,7 +194,7 @@ def _schistocyte(rng: np.random.Generator) -> CellShape:
     )
 
 
-_CLASSES: dict[str, Callable[[np.random.Generator], CellShape]] = {
+_CLASSES: dict[CellClass, Callable[[np.random.Generator], CellShape]] = {
     "discocyte": _discocyte,
     "ovalocyte": _ovalocyte,
     "sickle": _sickle,
@@ -224,11 +224,9 @@ _GRADED = (
     *("slit", "eccentric", "bump", "filled", "steepness", "density"),
 )
 """What may be more or less marked."""
-CELL_CLASSES: tuple[str, ...] = tuple(_CLASSES)
-"""Every class of red cell that can be drawn; the ordinary one first."""
 
 
-def random_shape(rng: np.random.Generator, label: str, field: FieldSettings) -> CellShape:
+def random_shape(rng: np.random.Generator, label: CellClass, field: FieldSettings) -> CellShape:
     """A cell of class `label`, with the variation of its smear applied."""
     shape = _milder(_CLASSES[label](rng), _discocyte(rng), field.mildness * float(rng.random()))
     return replace(

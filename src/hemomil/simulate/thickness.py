@@ -41,17 +41,15 @@ def draw_cell(
 ) -> CellPatch:
     """Draw a cell with its centre at `centre` (x, y in pixels), turned at random.
 
-    `radius` is the healthy radius in pixels. Each of `pressed` is a straight side (nx, ny, distance in pixels)
-    that a neighbour presses into the outline.
+    `radius` is the healthy radius in pixels. Each of `pressed` is a straight side (nx, ny, distance in
+    pixels) that a neighbour presses into the outline.
     """
     px = radius * shape.size
     half = int(np.ceil(px * reach(shape))) + 1
     x, y = int(np.floor(centre[0])) - half, int(np.floor(centre[1])) - half
     span = np.arange(2 * half + 1, dtype=np.float32)
-    dx, dy = (
-        (span + np.float32(x + 0.5 - centre[0]))[None, :],
-        (span + np.float32(y + 0.5 - centre[1]))[:, None],
-    )
+    dx = (span + np.float32(x + 0.5 - centre[0]))[None, :]
+    dy = (span + np.float32(y + 0.5 - centre[1]))[:, None]
     turn = rng.uniform(0, 2 * np.pi)
     u = (dx * np.float32(np.cos(turn)) + dy * np.float32(np.sin(turn))) / np.float32(px)
     v = (dy * np.float32(np.cos(turn)) - dx * np.float32(np.sin(turn))) / np.float32(px)
@@ -136,7 +134,7 @@ def _profile(
     if shape.bump:
         height = height + shape.bump * PEAK * np.exp(-near / np.float32(0.10))
     rim = np.clip(1 - s * s, 0, None) ** np.float32(shape.edge or 0.5)
-    return np.asarray(rim * np.clip(height, 0.12, None) * (shape.density / PEAK), dtype=np.float32)
+    return np.asarray(rim * np.clip(height, 0.25, None) * (shape.density / PEAK), dtype=np.float32)
 
 
 def _dimple_square(

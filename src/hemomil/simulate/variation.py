@@ -2,8 +2,16 @@
 
 import numpy as np
 
-from hemomil.simulate.settings import RGB, Camera, FieldSettings, Light, Optics, Stain
-from hemomil.simulate.shapes import CELL_CLASSES
+from hemomil.simulate.settings import (
+    CELL_CLASSES,
+    RGB,
+    Camera,
+    CellClass,
+    FieldSettings,
+    Light,
+    Optics,
+    Stain,
+)
 
 # absorbance of a red cell, as stains and cameras give it
 _RED_CELLS: tuple[RGB, ...] = (
@@ -76,12 +84,15 @@ def _number_of_cells(rng: np.random.Generator, size: tuple[int, int], diameter: 
     return int(np.clip(round(covered * size[0] * size[1] / (np.pi / 4 * diameter**2)), 1, 300))
 
 
-def _mix(rng: np.random.Generator) -> dict[str, float]:
+def _mix(rng: np.random.Generator) -> dict[CellClass, float]:
     """Mostly ordinary cells, or any share of any few classes."""
     ordinary = float(rng.choice([0.95, 0.7, 0.2]))
-    chosen = rng.choice(CELL_CLASSES[1:], size=int(rng.integers(1, 6)), replace=False)
+    chosen = 1 + rng.choice(len(CELL_CLASSES) - 1, size=int(rng.integers(1, 6)), replace=False)
     shares = rng.dirichlet(np.ones(len(chosen))) * (1 - ordinary)
-    return {"discocyte": ordinary, **{str(name): float(s) for name, s in zip(chosen, shares, strict=True)}}
+    return {
+        "discocyte": ordinary,
+        **{CELL_CLASSES[i]: float(share) for i, share in zip(chosen, shares, strict=True)},
+    }
 
 
 def _rgb(values: np.ndarray) -> RGB:
