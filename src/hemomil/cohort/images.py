@@ -7,6 +7,7 @@ converted without a colour profile, EXIF and TIFF orientation are obeyed. 16-bit
 or 16: never by the image's own range.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,9 @@ TURNS = {
 BROKEN = "open it in an image viewer; copy or export it again, or remove its rows"
 WORKERS = 4
 
+# what tifffile has to say of a damaged file is in our error, not on the screen
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Read a PNG, JPEG, TIFF or OME-TIFF image, 8 or 16 bit, as RGB (rules at the top of this file).
@@ -76,9 +80,9 @@ def image_sizes(paths: Iterable[Path]) -> dict[Path, tuple[int, int] | ImageErro
 def check_images(cohort: Cohort) -> list[Problem]:
     """Problems of all image files of a cohort, and of regions that leave their image, with rows.
 
-    Finds what `read_image` would refuse, except undeclared camera ranges and damage inside
-    intact-looking TIFF strips: PNG by its checksums, JPEG by decoding at one eighth of its size,
-    TIFF by its structure. A file that several rows name is one problem.
+    Finds what `read_image` would refuse, except damage inside strips of an 8-bit TIFF that look
+    complete: PNG by its checksums, JPEG by decoding at one eighth of its size, 8-bit TIFF by its
+    structure, 16-bit images by reading them. A file that several rows name is one problem.
     """
     rows: dict[Path, list[ImageRow]] = {}
     for sample in cohort.samples:
@@ -148,6 +152,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         picture = Image.open(path, formats=("PNG", "JPEG"))
     except UnidentifiedImageError as cause:
         raise _Refused("is not a PNG, JPEG or TIFF image", "convert it to one of these") from cause
+    except Image.DecompressionBombError as cause:
+        raise _Refused("has more pixels than a field: a whole slide", "cut it into fields first") from cause
     with picture:
         # a second frame of a JPEG is the preview that telephones add; of a PNG, an animation
         if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
@@ -240,7 +246,9 @@ def _tiff_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 def _only_picture(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """The one image that the file holds; refused if it holds more, or planes that are not colours."""
     pictures = [s for s in tiff.series if not (s.keyframe.is_reduced or s.keyframe.is_mask)]
-    if len(pictures) != 1:
+    if not pictures:
+        raise _Refused("is damaged: it has no page", BROKEN)
+    if len(pictures) > 1:
         raise _Refused(f"holds {len(pictures)} images", "save each as its own file, with its own row")
     axes = _axes(pictures[0])
     planes = {axis: n for axis, n in axes.items() if axis not in "YXS"}
@@ -313,20 +321,30 @@ def _check_or_error(path: Path) -> tuple[int, int] | ImageError:
     try:
         size = image_size(path)
         with _naming(path):
-            if not _is_tiff(path):
-                _decode_cheaply(path)
+            deep = _is_deep_tiff(path) if _is_tiff(path) else _is_deep_or_verified(path)
+        if deep:
+            read_image(path)
     except ImageError as error:
         return error
     return size
 
 
-def _decode_cheaply(path: Path) -> None:
+def _is_deep_tiff(path: Path) -> bool:
+    with tifffile.TiffFile(path) as tiff:
+        return bool(_only_picture(tiff).dtype != np.uint8)
+
+
+def _is_deep_or_verified(path: Path) -> bool:
+    """Whether a PNG or JPEG has more than 8 bits; if not, its data are checked to their end."""
     with _opened(path) as picture:
+        if picture.mode.startswith("I"):
+            return True
         if picture.format == "PNG":
             picture.verify()
         else:
-            picture.draft("RGB", (1, 1))  # the entropy-coded data is still read to its end
+            picture.draft("RGB", (1, 1))  # an eighth of the size; the data are still read to their end
             picture.load()
+    return False
 
 
 def _file_problems(rows: list[ImageRow], size: tuple[int, int] | ImageError) -> list[Problem]:
