@@ -104,8 +104,7 @@ def _confusion(counts: pd.DataFrame) -> Figure:
     """Shares of each known class as shades, numbers of samples as text."""
     values: Int[np.ndarray, "K K"] = counts.to_numpy()
     share = values / values.sum(axis=1, keepdims=True).clip(1)
-    side = 1.9 + 0.62 * max(counts.shape)
-    figure = Figure(figsize=(side + 0.9, 1.5 + 0.5 * len(counts)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.5 + 0.4 * len(counts)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -133,7 +132,9 @@ def _distributions(tables: RunTables, score: str, title: str) -> Figure:
     axes = figure.subplots()
     for row, name in enumerate(names):
         _ridge(axes, groups.get_group(name).dropna(), row, np.linspace(low, high, 61))
-    axes.set_yticks(range(len(names)), [f"{name}\n{len(groups.get_group(name)):,} cells" for name in names])
+    axes.set_yticks(
+        np.arange(len(names)) - 0.25, [f"{name}\n{len(groups.get_group(name)):,} cells" for name in names]
+    )
     axes.set_ylim(len(names) - 0.85, -0.95)
     axes.set_xlabel(title)
     axes.spines["left"].set_visible(False)

@@ -65,7 +65,6 @@ class Pictures:
         centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         half = max(box[2] - box[0], box[3] - box[1], 2.0) * 0.6
         square = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
-        # what lies beyond the border of the image repeats its last pixels rather than showing black
         padded, shift = _padded(pixels, square)
         x0, y0, x1, y1 = (value + shift for value in square)
         part = Image.fromarray(padded).resize((side, side), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
@@ -101,13 +100,18 @@ def _around(boxes: Float[np.ndarray, "N 4"], height: int, width: int) -> tuple[i
 
 
 def _padded(pixels: UInt8[np.ndarray, "H W 3"], square: Box) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """The image with its border repeated as far as `square` reaches over it, and by how much."""
+    """The image with a margin as wide as `square` reaches over it, and how wide that is."""
     height, width = pixels.shape[:2]
     over = max(-square[0], -square[1], square[2] - width, square[3] - height, 0.0)
     shift = int(np.ceil(over))
     if not shift:
         return pixels, 0
-    return np.pad(pixels, ((shift, shift), (shift, shift), (0, 0)), mode="edge"), shift
+    # a quiet margin in the colour of the border: neither a black edge nor streaks that look like cells
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    padded = np.empty((height + 2 * shift, width + 2 * shift, 3), np.uint8)
+    padded[:] = np.median(border, axis=0).astype(np.uint8)
+    padded[shift : shift + height, shift : shift + width] = pixels
+    return padded, shift
 
 
 def _jpeg(picture: Image.Image) -> str:

@@ -6,7 +6,6 @@ Axes: N cells, F features.
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ LEAST_DEVIATIONS = 2.0
 """Nearer than this to the middle control cell, a feature is no reason."""
 NO_REASONS = ("segmented",)
 """Features that speak of the measurement, not of the cell."""
+MOST_REFERENCE = 50_000
 LEAST_REFERENCE = 20
 """Fewer reference cells give no usable middle and spread."""
 
@@ -52,13 +52,18 @@ def reasons(tables: RunTables, cell_ids: list[str], count: int = 3) -> tuple[dic
     reference, said = _reference(tables, shape)
     if len(reference) < LEAST_REFERENCE:
         return {}, f"Only {len(reference)} cells to compare with: too few to say why a cell is strange."
+    wanted = shape.reindex([cell_id for cell_id in cell_ids if cell_id in shape.index])
+    deviations = _deviations(wanted.astype(float), reference.astype(float))
+    return {str(cell_id): _largest(row, count) for cell_id, row in deviations.iterrows()}, said
+
+
+def _deviations(wanted: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Robust standard deviations from the middle reference cell; NaN where a feature never varies there."""
     middle = reference.median()
     spread = MAD_TO_SD * (reference - middle).abs().median()
     # where most reference cells share one value the plain deviation serves; without any, there is no scale
     spread = spread.where(spread > 0, reference.std(ddof=0)).replace(0.0, np.nan)
-    wanted = shape.reindex([cell_id for cell_id in cell_ids if cell_id in shape.index])
-    deviations = (wanted - middle) / spread
-    return {str(cell_id): _largest(row, count) for cell_id, row in deviations.iterrows()}, said
+    return (wanted - middle) / spread
 
 
 def _read_shape(path: Path) -> pd.DataFrame | None:
@@ -72,17 +77,11 @@ def _read_shape(path: Path) -> pd.DataFrame | None:
             return None
         ids = read_elem(store["obs"]).index.astype(str)
         values = read_elem(store["obsm/shape"])
-        names = _names(store, values)
-    return pd.DataFrame(np.asarray(values, dtype=np.float64), index=ids, columns=names)
-
-
-def _names(store: Any, values: Any) -> list[str]:
-    if isinstance(values, pd.DataFrame):
-        return [str(name) for name in values.columns]
-    for place in ("uns/features/shape", "uns/shape_names", "uns/feature_names/shape"):
-        if place in store:
-            return [str(name) for name in np.asarray(read_elem(store[place])).ravel()]
-    return [f"feature {i}" for i in range(values.shape[1])]
+        names = read_elem(store["var"]).index.astype(str)
+    if isinstance(values, pd.DataFrame):  # a store of other make may name its columns itself
+        return values.set_axis(ids)
+    assert len(names) == values.shape[1], "the features of cells.zarr and their names in var are not aligned"
+    return pd.DataFrame(np.asarray(values), index=ids, columns=names)
 
 
 def _reference(tables: RunTables, shape: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -90,8 +89,15 @@ def _reference(tables: RunTables, shape: pd.DataFrame) -> tuple[pd.DataFrame, st
     control = tables.cells.loc[tables.cells["label"] == tables.control, "cell_id"]
     found = shape[shape.index.isin(set(control))]
     if len(found):
-        return found, f"compared with the {len(found):,} cells of the samples labelled {tables.control}"
-    return shape, f"compared with all {len(shape):,} cells of this run, as no sample is known to be healthy"
+        return _thinned(found), f"compared with the {len(found):,} cells of samples labelled {tables.control}"
+    return _thinned(
+        shape
+    ), f"compared with all {len(shape):,} cells of this run, as no sample is known healthy"
+
+
+def _thinned(cells: pd.DataFrame) -> pd.DataFrame:
+    """At most some tens of thousands of cells, evenly spaced: the middle and spread are the same."""
+    return cells.iloc[:: max(1, -(-len(cells) // MOST_REFERENCE))]
 
 
 def _largest(row: "pd.Series[float]", count: int) -> list[Reason]:

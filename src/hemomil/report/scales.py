@@ -56,8 +56,8 @@ def _anomaly(cells: pd.DataFrame) -> Scale:
         high=high,
         colours=_colours("viridis_r"),
         widths=_rising(),
-        low_text=f"{low:.1f} like healthy cells",
-        high_text=f"{high:.1f} or more: strange",
+        low_text=f"{low:.1f} like healthy",
+        high_text=f"{high:.1f} or more, strange",
     )
 
 
@@ -73,7 +73,7 @@ def _attention(cells: pd.DataFrame) -> Scale:
         colours=_colours("viridis_r"),
         widths=_rising(),
         low_text="0× ignored",
-        high_text=f"{high:.1f}× or more of the average cell",
+        high_text=f"{high:.1f}× the average cell or more",
     )
 
 
@@ -88,8 +88,8 @@ def _contribution(cells: pd.DataFrame) -> Scale:
         high=high,
         colours=_colours("PuOr_r"),
         widths=_both_ways(),
-        low_text=f"−{high:.2g} against the predicted class",
-        high_text=f"+{high:.2g} for the predicted class",
+        low_text=f"−{high:.2g} against the prediction",
+        high_text=f"+{high:.2g} for it",
     )
 
 

@@ -114,7 +114,10 @@ class Views:
         probabilities = self._probabilities(row)
         single = one_cell_per_image(cells)
         images = [] if single else _images_by_strangeness(cells)
-        shown, mosaic = images[: self._settings.images], cells.head(self._settings.mosaic if single else 0)
+        shown, mosaic = (
+            images[: self._settings.images],
+            _strangest_first(cells, self._settings.mosaic if single else 0),
+        )
         return SampleView(
             anchor=f"s{number}",
             sample=row["sample"],
@@ -141,11 +144,7 @@ class Views:
 
     def _field(self, image: str, cells: pd.DataFrame) -> FieldView:
         boxed = cells[cells[BOX].notna().all(axis=1)]
-        drawn = (
-            strangest(boxed, self._settings.boxes)
-            if boxed["anomaly"].notna().any()
-            else boxed.head(self._settings.boxes)
-        )
+        drawn = _strangest_first(boxed, self._settings.boxes)
         picture = self._pictures.field(
             image, boxed[BOX].to_numpy(dtype=np.float64), self._settings.field_width
         )
@@ -204,6 +203,12 @@ def one_cell_per_image(cells: pd.DataFrame) -> bool:
     if cells.empty or cells["image"].duplicated().any():
         return False
     return bool((cells["x0"] == 0).all() and (cells["y0"] == 0).all())
+
+
+def _strangest_first(cells: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The strangest cells, then those without an anomaly score."""
+    ranked = strangest(cells, count)
+    return pd.concat([ranked, cells[cells["anomaly"].isna()]]).head(count)
 
 
 def _images_by_strangeness(cells: pd.DataFrame) -> list[str]:
