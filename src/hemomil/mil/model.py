@@ -5,7 +5,7 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels: Sequence[str | None] | None = None,
         patients: Sequence[str] | None = None,
         progress: Progress | None = None,
-    ) -> Self:
+    ) -> "AnomalyMIL":
         """Learn from labelled bags; `labels` and `patients` default to those of the bags.
 
         Raises FeaturesError (shape, NaN, empty bag), ModelError (labels), SettingsError (method, control).
