@@ -44,9 +44,31 @@ def test_the_tables_have_the_columns_of_the_design(finished):
     samples = pd.read_csv(finished / "samples.csv")
     classes = json.loads((finished / "run.json").read_text())["classes"]
     prob = [f"prob_{name}" for name in classes]
-    assert list(samples) == ["sample", "patient", "label", "fold", "run", "method", "predicted", *prob, "novelty_p"]
+    assert list(samples) == [
+        "sample",
+        "patient",
+        "label",
+        "fold",
+        "run",
+        "method",
+        "predicted",
+        *prob,
+        "novelty_p",
+    ]
     cells = pd.read_parquet(finished / "cells.parquet")
-    first = ["cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1", "attention", "anomaly", "weight"]
+    first = [
+        "cell_id",
+        "sample",
+        "patient",
+        "image",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+        "attention",
+        "anomaly",
+        "weight",
+    ]
     assert list(cells)[: 14 + len(prob)] == [*first, "contribution", "anomaly_p", "anomaly_q", *prob]
     assert {"cell_label", "label", "method", "run", "fold"} <= set(cells)
 
@@ -61,7 +83,8 @@ def test_every_sample_is_predicted_once_by_every_method(finished, cohort):
 
 def test_no_patient_is_in_two_folds(finished):
     splits = pd.read_csv(finished / "splits.csv")
-    assert (splits.groupby(["run", "patient"])["fold"].nunique() == 1).all()
+    folds = splits.drop_duplicates(["run", "patient", "fold"])
+    assert not folds.duplicated(["run", "patient"]).any()
 
 
 def test_every_number_comes_with_interval_and_patients(finished):
@@ -77,11 +100,15 @@ def test_the_store_opens_as_anndata(finished):
     cells = read_zarr(finished / "cells.zarr")
     assert isinstance(cells, AnnData)
     assert "shape" in cells.obsm
-    assert {"sample", "patient", "label", "image", "x0", "y0", "x1", "y1", "det_score", "area"} <= set(cells.obs)
+    assert {"sample", "patient", "label", "image", "x0", "y0", "x1", "y1", "det_score", "area"} <= set(
+        cells.obs
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(finished, cohort, tmp_path):
-    commands.study(cohort / "manifest.csv", tmp_path / "run", settings=quick(), cells=cohort / "cells.csv", jobs=2)
+    commands.study(
+        cohort / "manifest.csv", tmp_path / "run", settings=quick(), cells=cohort / "cells.csv", jobs=2
+    )
     for name in ("splits.csv", "samples.csv", "cells.parquet", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -135,7 +162,9 @@ def test_a_finished_run_is_not_overwritten_without_force(finished, cohort):
 def test_force_never_empties_a_folder_that_is_no_run(cohort, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RunFolderError, match="not a run folder"):
-        commands.study(cohort / "manifest.csv", tmp_path, settings=quick(), cells=cohort / "cells.csv", force=True)
+        commands.study(
+            cohort / "manifest.csv", tmp_path, settings=quick(), cells=cohort / "cells.csv", force=True
+        )
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -214,11 +243,15 @@ def test_an_unreadable_image_stops_the_run_unless_it_is_to_be_skipped(cohort, tm
     bad = manifest["image"].iloc[0]
     (broken / bad).write_bytes((broken / bad).read_bytes()[:200])
     with pytest.raises(HemomilError, match=Path(bad).name) as refused:
-        commands.study(broken / "manifest.csv", tmp_path / "run", settings=quick(), cells=broken / "cells.csv")
+        commands.study(
+            broken / "manifest.csv", tmp_path / "run", settings=quick(), cells=broken / "cells.csv"
+        )
     assert "--skip-unreadable" in str(refused.value)
     assert not (tmp_path / "run").exists()
     settings = quick(skip_unreadable=True)
-    commands.study(broken / "manifest.csv", tmp_path / "run", settings=settings, cells=broken / "cells.csv", jobs=1)
+    commands.study(
+        broken / "manifest.csv", tmp_path / "run", settings=settings, cells=broken / "cells.csv", jobs=1
+    )
     notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
     assert any(n["kind"] == "image-skipped" and bad in n["text"] for n in notices)
 
@@ -242,7 +275,9 @@ def _copy(folder: Path, to: Path) -> Path:
 )
 def test_what_cannot_be_done_is_refused_before_any_work(cohort, tmp_path, flags, message):
     with pytest.raises(HemomilError, match=message) as refused:
-        commands.study(cohort / "manifest.csv", tmp_path / "run", settings=quick(**flags), cells=cohort / "cells.csv")
+        commands.study(
+            cohort / "manifest.csv", tmp_path / "run", settings=quick(**flags), cells=cohort / "cells.csv"
+        )
     assert refused.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -266,7 +301,9 @@ def test_a_wrong_setting_is_named_with_what_was_meant(assignment, message):
 def test_flags_win_over_assignments_and_these_over_the_file(tmp_path):
     (tmp_path / "run.toml").write_text("seed = 1\n[study]\nfolds = 4\nruns = 2\n")
     settings = commands.resolve_settings(
-        config=tmp_path / "run.toml", assignments=["seed=2", "study.runs=3"], flags={"study.runs": 7, "seed": None}
+        config=tmp_path / "run.toml",
+        assignments=["seed=2", "study.runs=3"],
+        flags={"study.runs": 7, "seed": None},
     )
     assert (settings.seed, settings.study.folds, settings.study.runs) == (2, 4, 7)
 
@@ -274,7 +311,9 @@ def test_flags_win_over_assignments_and_these_over_the_file(tmp_path):
 def test_brought_features_are_studied_without_images(tmp_path):
     rng = np.random.default_rng(0)
     obs = [
-        {"sample": f"s{s}", "patient": f"p{s}", "label": "control" if s % 2 else "ill"} for s in range(12) for _ in range(5)
+        {"sample": f"s{s}", "patient": f"p{s}", "label": "control" if s % 2 else "ill"}
+        for s in range(12)
+        for _ in range(5)
     ]
     x = rng.normal(size=(60, 4)).astype(np.float32)
     x[[o["label"] == "ill" for o in obs], 0] += 3
@@ -287,7 +326,9 @@ def test_brought_features_are_studied_without_images(tmp_path):
 
 def test_the_detector_and_its_explanations_are_scored_by_the_truth(cohort, tmp_path):
     run = tmp_path / "run"
-    metrics = commands.study(cohort / "manifest.csv", run, settings=quick(), truth=cohort / "cells.csv", jobs=1)
+    metrics = commands.study(
+        cohort / "manifest.csv", run, settings=quick(), truth=cohort / "cells.csv", jobs=1
+    )
     assert metrics["detection"]["recall"]["value"] > 0.7
     assert metrics["detection"]["precision"]["value"] > 0.7
     assert metrics["instances"]["default"]["anomaly"]["auroc"]["value"] is not None
@@ -307,6 +348,8 @@ def test_shuffled_labels_learn_nothing(cohort, tmp_path):
     known["image"] = [str(cohort / image) for image in known["image"]]
     known.to_csv(tmp_path / "cells.csv", index=False)
     settings = quick(**{"mil.epochs": 30, "study.runs": 3})
-    metrics = commands.study(tmp_path / "manifest.csv", tmp_path / "run", settings=settings, cells=tmp_path / "cells.csv")
+    metrics = commands.study(
+        tmp_path / "manifest.csv", tmp_path / "run", settings=settings, cells=tmp_path / "cells.csv"
+    )
     area = metrics["methods"]["default"]["macro_auroc"]
     assert area["low"] < 0.5

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -28,13 +27,15 @@ app = typer.Typer(
 class _DetectGroup(TyperGroup):
     """`detect MANIFEST` finds cells; `detect train` and `detect evaluate` are commands of their own."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = ["cells", *args]
         return super().parse_args(ctx, args)
 
 
-detect_app = typer.Typer(cls=_DetectGroup, no_args_is_help=True, help="Find red cells in images: detect MANIFEST -o OUT.")
+detect_app = typer.Typer(
+    cls=_DetectGroup, no_args_is_help=True, help="Find red cells in images: detect MANIFEST -o OUT."
+)
 app.add_typer(detect_app, name="detect")
 
 Manifest = Annotated[Path, typer.Argument(help="manifest.csv, or features brought along (.h5ad, .zarr).")]
@@ -50,9 +51,12 @@ Control = Annotated[str | None, typer.Option(help="Name of the healthy class [de
 Exclude = Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE: samples to set aside; repeatable.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random stream [default: 0].")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training bags.")]
-Skip = Annotated[bool | None, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")]
+Skip = Annotated[
+    bool | None, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+]
 Detector = Annotated[
-    str | None, typer.Option("--detector", "--backbone", help="Detector: small, resnet50, or a file of `detect train`.")
+    str | None,
+    typer.Option("--detector", "--backbone", help="Detector: small, resnet50, or a file of `detect train`."),
 ]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML); flags win over it.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="Any setting: mil.epochs=5; repeatable.")]
@@ -94,13 +98,17 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Draw blood smears from a physical model, with the truth of every cell."""
-    commands.simulate(output, settings=commands.simulation(seed, patients, samples, images), talk=Talk(quiet=quiet))
+    commands.simulate(
+        output, settings=commands.simulation(seed, patients, samples, images), talk=Talk(quiet=quiet)
+    )
 
 
 @app.command()
 def init(
     tree: Annotated[Path, typer.Argument(help="Folder tree label/patient/sample/*.png.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Manifest to write [default: in the tree].")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Manifest to write [default: in the tree].")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a folder tree of images into a manifest."""
@@ -118,7 +126,9 @@ def check(
     """Examine a manifest and its images: counts per class, and every problem with its row."""
     counts, problems = commands.check(manifest, cells=cells, control=control, leave_out=tuple(exclude or ()))
     if as_json:
-        _print_json({"counts": counts.reset_index().to_dict("records"), "problems": [_problem(p) for p in problems]})
+        _print_json(
+            {"counts": counts.reset_index().to_dict("records"), "problems": [_problem(p) for p in problems]}
+        )
     else:
         typer.echo(counts.to_string())
         typer.echo(f"\n{len(problems)} problems" if problems else "\nno problems")
@@ -142,7 +152,7 @@ def detect_cells(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the cells of every image; writes OUT/cells.csv, to be looked at, edited, given back with --cells."""
+    """Find the cells of every image; writes OUT/cells.csv, to look at, edit, and give back with --cells."""
     flags = {"detector": detector, "skip_unreadable": skip_unreadable}
     settings = commands.resolve_settings(config=config, assignments=assign or (), flags=flags)
     commands.detect(manifest, output, settings=settings, force=force, talk=Talk(quiet=quiet))
@@ -151,7 +161,9 @@ def detect_cells(
 @detect_app.command("train")
 def detect_train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Detector file to write (.safetensors).")],
-    coco: Annotated[Path | None, typer.Option(help="COCO JSON of annotated images; without it, simulated smears.")] = None,
+    coco: Annotated[
+        Path | None, typer.Option(help="COCO JSON of annotated images; without it, simulated smears.")
+    ] = None,
     simulated: Annotated[int, typer.Option(help="Simulated fields to draw.", min=0)] = 0,
     backbone: Annotated[str, typer.Option(help="small, or resnet50 (the paper's).")] = "small",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
@@ -161,7 +173,13 @@ def detect_train(
 ) -> None:
     """Train a detector on annotated images, on simulated smears, or on both."""
     made = commands.detect_train(
-        output, coco=coco, simulated=simulated, backbone=backbone, steps=steps, seed=seed, talk=Talk(quiet=quiet)
+        output,
+        coco=coco,
+        simulated=simulated,
+        backbone=backbone,
+        steps=steps,
+        seed=seed,
+        talk=Talk(quiet=quiet),
     )
     _print_json(made) if as_json else typer.echo(f"wrote {output}")
 
@@ -176,9 +194,13 @@ def detect_evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a detector by annotated images: COCO AP, recall and precision at IoU 0.5."""
-    settings = commands.resolve_settings(config=config, assignments=assign or (), flags={"detector": detector})
+    settings = commands.resolve_settings(
+        config=config, assignments=assign or (), flags={"detector": detector}
+    )
     scores = commands.detect_evaluate(coco, settings=settings, talk=Talk(quiet=quiet))
-    _print_json(scores) if as_json else [typer.echo(f"{name:16} {value:.3f}") for name, value in scores.items()]
+    _print_json(scores) if as_json else [
+        typer.echo(f"{name:16} {value:.3f}") for name, value in scores.items()
+    ]
 
 
 @app.command()
@@ -218,7 +240,9 @@ def train(
     told = commands.train(
         manifest, output, settings=settings, cells=cells, jobs=jobs, force=force, talk=Talk(quiet=quiet)
     )
-    _print_json(told) if as_json else typer.echo(f"model in {output / 'model'}; page {output / 'report.html'}")
+    _print_json(told) if as_json else typer.echo(
+        f"model in {output / 'model'}; page {output / 'report.html'}"
+    )
 
 
 @app.command()
@@ -244,7 +268,9 @@ def predict(
         force=force,
         talk=Talk(quiet=quiet),
     )
-    _print_json(told) if as_json else typer.echo(f"wrote {output / 'samples.csv'}; page {output / 'report.html'}")
+    _print_json(told) if as_json else typer.echo(
+        f"wrote {output / 'samples.csv'}; page {output / 'report.html'}"
+    )
 
 
 @app.command()
@@ -253,14 +279,19 @@ def study(
     output: Output,
     cells: CellsFile = None,
     truth: Annotated[
-        Path | None, typer.Option(help="Known cells that score the detector and the explanations; never trained on.")
+        Path | None,
+        typer.Option(help="Known cells that score the detector and the explanations; never trained on."),
     ] = None,
     preset: Preset = None,
     methods: Annotated[str | None, typer.Option(help="Methods to compare, joined by commas.")] = None,
     features: Features = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the cross-validation [default: 3].")] = None,
-    runs: Annotated[int | None, typer.Option(help="Repeats with other folds and streams [default: 5].")] = None,
-    group: Annotated[str | None, typer.Option(help="Column that a split never separates [default: patient].")] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Repeats with other folds and streams [default: 5].")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column that a split never separates [default: patient].")
+    ] = None,
     control: Control = None,
     exclude: Exclude = None,
     evaluate_on: Annotated[
@@ -295,7 +326,14 @@ def study(
     }
     settings = commands.resolve_settings(config=config, assignments=assign or (), flags=flags)
     metrics = commands.study(
-        manifest, output, settings=settings, cells=cells, truth=truth, jobs=jobs, force=force, talk=Talk(quiet=quiet)
+        manifest,
+        output,
+        settings=settings,
+        cells=cells,
+        truth=truth,
+        jobs=jobs,
+        force=force,
+        talk=Talk(quiet=quiet),
     )
     _show_study(metrics, output, as_json)
 
@@ -330,7 +368,8 @@ def _show_study(metrics: dict[str, Any], run: Path, as_json: bool) -> None:
     from hemomil.commands.console import methods_table
 
     typer.echo(methods_table(metrics))
-    typer.echo(f"\npage     {run / 'report.html'}\ntables   {run / 'samples.csv'}, {run / 'cells.parquet'}, {run / 'metrics.json'}")
+    typer.echo(f"\npage     {run / 'report.html'}")
+    typer.echo(f"tables   {run / 'samples.csv'}, {run / 'cells.parquet'}, {run / 'metrics.json'}")
 
 
 def main() -> None:

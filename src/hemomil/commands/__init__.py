@@ -21,10 +21,11 @@ _HOME = {
     "report": "page",
     "resolve_settings": "settings",
     "simulate": "cohorts",
+    "simulation": "cohorts",
     "study": "cross_validation",
     "train": "training",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

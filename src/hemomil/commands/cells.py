@@ -4,7 +4,7 @@ Detection is kept image by image under `.work/`, so that a killed run goes on wh
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def image_paths(cohort: Cohort) -> dict[str, Path]:
 
 
 def open_detector(settings: Settings) -> "Detector":
-    """The detector that the settings name: shipped, the paper's with COCO weights, or a file of the user's."""
+    """The detector that the settings name: shipped, the paper's with COCO weights, or the user's file."""
     from hemomil.detect import Detector
 
     if settings.detector == "resnet50":
@@ -60,7 +60,11 @@ def _keep(path: Path, found: Detections) -> None:
     bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in found.masks or ())])
     with written_whole(path) as part:
         np.savez_compressed(
-            part, boxes=found.boxes, scores=found.scores, bits=np.packbits(bits), masked=found.masks is not None
+            part,
+            boxes=found.boxes,
+            scores=found.scores,
+            bits=np.packbits(bits),
+            masked=found.masks is not None,
         )
 
 
@@ -93,8 +97,9 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
     from hemomil.describe import StoreWriter
 
     if source.brought is not None:
-        cells, values = _brought_cells(source.brought)
-        with StoreWriter(store, cells, source.cohort, kinds=("embedding",), names=source.brought_names) as writer:
+        brought, values = _brought_cells(source.brought)
+        names = {"embedding": source.brought_names}
+        with StoreWriter(store, brought, source.cohort, ("embedding",), names=names) as writer:
             writer.write(slice(None), "embedding", values)
         return
     cells, detector = source.cells, None
@@ -107,9 +112,26 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
     if source.truth is not None:
         cells = with_truth(cells, source)
     if not len(cells):
-        raise SettingsError("no cell was found in any image", hint="lower detect.score_threshold, or give --cells")
+        raise SettingsError(
+            "no cell was found in any image", hint="lower detect.score_threshold, or give --cells"
+        )
     with run.timed("describe"):
         _describe(store, cells, source, run, talk, jobs, detector)
+
+
+def _brought_cells(bags: Sequence[Bag]) -> tuple[Cells, Float[np.ndarray, "N F"]]:
+    """Vectors brought along as cells without image or box."""
+    ids = tuple(name for bag in bags for name in bag.cell_ids)
+    cells = Cells(
+        cell_ids=ids,
+        samples=tuple(bag.sample for bag in bags for _ in bag.cell_ids),
+        images=("",) * len(ids),
+        boxes=np.full((len(ids), 4), np.nan),
+        scores=np.ones(len(ids)),
+        masks=(None,) * len(ids),
+        cell_labels=(None,) * len(ids),
+    )
+    return cells, np.concatenate([bag.features for bag in bags])
 
 
 def with_truth(cells: Cells, source: Source) -> Cells:
@@ -130,37 +152,54 @@ def _describe(
     """Measure every cell, image by image, into the store."""
     from hemomil.describe import StoreWriter
 
-    kinds = tuple(dict.fromkeys(("shape", *run.settings.features)))
-    paths = image_paths(source.cohort)
-    rows = _rows_by_image(cells)
-    mark = detector.fingerprint if detector else None
-    with StoreWriter(store, cells, source.cohort, kinds=kinds, detector=mark) as writer:
-        work = (delayed(_measure)(paths[image], cells, at, run.settings) for image, at in rows.items())
+    kinds = tuple(dict.fromkeys((*run.settings.describe.kinds, *run.settings.features)))
+    paths, versions = image_paths(source.cohort), {"roi": detector.fingerprint} if detector else {}
+    with StoreWriter(store, cells, source.cohort, kinds, versions=versions, resume=True) as writer:
+        fast = tuple(kind for kind in kinds if kind in ("shape", "crop"))
+        rows = _rows_by_image(cells, ~np.all([writer.done(kind) for kind in fast], axis=0))
+        work = (
+            delayed(_measure)(paths[image], _part(cells, at), fast, run.settings)
+            for image, at in rows.items()
+        )
         measured = Parallel(n_jobs=jobs, return_as="generator")(work)
-        for at, values in talk.track(zip(rows.values(), measured, strict=True), "describing cells", len(rows)):
+        for at, values in talk.track(
+            zip(rows.values(), measured, strict=True), "describing cells", len(rows)
+        ):
             for kind, array in values.items():
                 writer.write(at, kind, array)
         if "roi" in kinds:
             assert detector is not None
+            rows = _rows_by_image(cells, ~writer.done("roi"))
             for image, at in talk.track(rows.items(), "RoI maps", len(rows)):
                 writer.write(at, "roi", detector.roi_maps(read_image(paths[image]), cells.boxes[at]))
 
 
-def _rows_by_image(cells: Cells) -> dict[str, np.ndarray]:
-    """The rows of each image, images in the order in which they first appear."""
-    return {str(image): np.asarray(at) for image, at in pd.Series(cells.images).groupby(list(cells.images), sort=False).indices.items()}
+def _rows_by_image(cells: Cells, wanted: Bool[np.ndarray, "N"]) -> dict[str, np.ndarray]:
+    """The wanted rows of each image, images in the order in which they first appear."""
+    images = pd.Series(cells.images)[wanted]
+    return {str(name): part.index.to_numpy() for name, part in images.groupby(images, sort=False)}
 
 
-def _measure(path: Path, cells: Cells, at: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+def _part(cells: Cells, at: np.ndarray) -> Detections:
+    """Boxes and masks of some cells, which is all that measuring needs; masks only if all have one."""
+    masks = tuple(mask for i in at if (mask := cells.masks[i]) is not None)
+    return Detections(
+        boxes=cells.boxes[at], scores=cells.scores[at], masks=masks if len(masks) == len(at) else None
+    )
+
+
+def _measure(
+    path: Path, cells: Detections, kinds: Sequence[str], settings: Settings
+) -> dict[str, np.ndarray]:
     """All kinds of description that need no network, for the cells of one image."""
     from hemomil.describe import crops, measure
 
-    image = read_image(path)
-    masks = [cells.masks[i] for i in at]
-    known = None if any(mask is None for mask in masks) else masks
-    values = {"shape": measure(image, cells.boxes[at], known)}
-    if "crop" in settings.features:
-        values["crop"] = crops(image, cells.boxes[at])
+    image, told = read_image(path), settings.describe
+    values = {}
+    if "shape" in kinds:
+        values["shape"] = measure(image, cells.boxes, cells.masks)
+    if "crop" in kinds:
+        values["crop"] = crops(image, cells.boxes, size=told.crop_size, context=told.crop_context)
     return values
 
 
@@ -168,17 +207,15 @@ def _samples_without_cells(source: Source, store: Path) -> list[Notice]:
     from hemomil.describe import read_obs
 
     seen = set(read_obs(store)["sample"])
-    return [
-        Notice(kind="no-cells", subject=s.sample, text=f"no cell was found in sample {s.sample}: nothing is predicted")
-        for s in source.cohort.samples
-        if s.sample not in seen
-    ]
+    lost = [sample.sample for sample in source.cohort.samples if sample.sample not in seen]
+    text = "no cell was found in sample {}: nothing is predicted for it"
+    return [Notice(kind="no-cells", subject=sample, text=text.format(sample)) for sample in lost]
 
 
 def detection_quality(obs: pd.DataFrame, truth: Cells, *, seed: int, n_boot: int) -> dict[str, Any]:
-    """Recall and precision of the detector by the known cells (IoU at least 0.5), with intervals over patients.
+    """Recall and precision of the detector by the known cells (IoU at least 0.5), intervals over patients.
 
-    `obs` is the store's table of cells, in which `cell_label` is filled where a known cell lies under the box.
+    `obs` is the store's table of cells: `cell_label` is filled where a known cell lies under the box.
     """
     owner = dict(zip(obs["sample"], obs["patient"], strict=True))
     known = pd.Series([owner[sample] for sample in truth.samples if sample in owner]).value_counts()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from pydantic import ValidationError
 
 from hemomil.cohort import (
     Problem,
@@ -15,7 +16,7 @@ from hemomil.cohort import (
     whole_image_cells,
 )
 from hemomil.commands.console import SILENT, Talk
-from hemomil.errors import ManifestError
+from hemomil.errors import ManifestError, SettingsError
 from hemomil.simulate import SimulateSettings
 from hemomil.simulate import simulate as draw_cohort
 from hemomil.types import Cells, Cohort
@@ -27,6 +28,35 @@ def simulate(output: Path, *, settings: SimulateSettings | None = None, talk: Ta
     draw_cohort(output, settings)
     talk.say(f"wrote {output / 'manifest.csv'}")
     return output / "manifest.csv"
+
+
+def simulation(
+    seed: int | None = None,
+    patients: str | None = None,
+    samples: int | None = None,
+    images: int | None = None,
+) -> SimulateSettings:
+    """Settings of a simulated cohort from what the command line gives; `patients` like `control=6,scd=3`."""
+    given = {"seed": seed, "samples": samples, "images": images, "patients": _counts(patients)}
+    try:
+        return SimulateSettings.model_validate(
+            {key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
+        raise SettingsError(
+            "this cohort cannot be drawn: " + "; ".join(lines), hint="see hemomil simulate -h"
+        ) from None
+
+
+def _counts(text: str | None) -> dict[str, str] | None:
+    """`control=6,scd=3` as a mapping; SettingsError where it is not that."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise SettingsError(f"--patients {text!r} is not CLASS=N,CLASS=N", hint="for example control=6,scd=3")
+    return {name.strip(): count.strip() for name, _, count in pairs}
 
 
 def init(tree: Path, *, output: Path | None = None, talk: Talk = SILENT) -> Path:

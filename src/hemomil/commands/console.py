@@ -5,7 +5,14 @@ from typing import Any, TypeVar
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Item = TypeVar("Item")
 
@@ -41,7 +48,10 @@ SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "macro_auroc": "AUROC",
 
 def methods_table(metrics: Mapping[str, Any]) -> str:
     """The methods side by side, as plain text: value [low, high]; the intervals are over patients."""
-    rows = {name: {title: _cell(found.get(key)) for key, title in SHOWN.items()} for name, found in metrics["methods"].items()}
+    rows = {
+        name: {title: _cell(found.get(key)) for key, title in SHOWN.items()}
+        for name, found in metrics["methods"].items()
+    }
     table = pd.DataFrame.from_dict(rows, orient="index")
     n = max((entry["n"] for found in metrics["methods"].values() for entry in found.values()), default=0)
     where = f" of samples with {metrics['evaluated_on']}" if metrics.get("evaluated_on") else ""

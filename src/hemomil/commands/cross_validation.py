@@ -4,29 +4,26 @@ A cell of the table is a job. A finished job is kept, so that a killed study goe
 jobs run side by side, each on one thread, with the same numbers wherever they run.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hemomil.cohort import make_folds, select
+from hemomil.cohort import fold_units, make_folds, select
 from hemomil.commands.cells import detection_quality, prepare
 from hemomil.commands.console import SILENT, Talk
+from hemomil.commands.fitting import fit, refuse_unlearnable
 from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
-from hemomil.commands.source import Source, load_source
-from hemomil.commands.fitting import fit, refuse_unlearnable
+from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
-from hemomil.errors import SettingsError
 from hemomil.files import write_json, written_whole
 from hemomil.stats import instance_metrics, study_metrics
 from hemomil.streams import stream_seed
-from hemomil.types import Notice, Sample
+from hemomil.types import Notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +56,7 @@ def study(
     Raises HemomilError before any long work where the input cannot carry the study.
     """
     source = load_source(manifest, settings, cells=cells, truth=truth)
+    settings = settings_for(source, settings)
     splits, notices = split(source, settings)
     evaluated = evaluated_samples(source, settings)
     run = open_run(output, "study", settings, source.inputs, force=force)
@@ -82,40 +80,21 @@ def study(
 def split(source: Source, settings: Settings) -> tuple[pd.DataFrame, tuple[Notice, ...]]:
     """sample, patient, fold, run for every run; no patient is in two folds of a run."""
     refuse_unlearnable(source.cohort, settings)
-    _refuse_a_separated_patient(source.cohort.samples, settings.study.group)
-    rows = [(s.sample, _group(s, settings.study.group), s.label) for s in source.cohort.samples]
+    rows = fold_units(source.cohort, settings.study.group)
     patients = [s.patient for s in source.cohort.samples]
-    tables, notices = [], []
+    tables: list[pd.DataFrame] = []
+    notices: list[Notice] = []
     for run in range(settings.study.runs):
-        folds = make_folds(rows, settings.study.folds, seed=settings.seed, run=run)
+        folds = make_folds(
+            rows, settings.study.folds, seed=settings.seed, run=run, group=settings.study.group
+        )
         tables.append(
-            pd.DataFrame({"sample": [r[0] for r in rows], "patient": patients, "fold": folds.fold, "run": run})
+            pd.DataFrame(
+                {"sample": [r[0] for r in rows], "patient": patients, "fold": folds.fold, "run": run}
+            )
         )
         notices.extend(n for n in folds.notices if n not in notices)
     return pd.concat(tables, ignore_index=True), tuple(notices)
-
-
-def _group(sample: Sample, column: str) -> str:
-    if column == "patient":
-        return sample.patient
-    if column not in sample.metadata:
-        raise SettingsError(
-            f"--group {column}: sample {sample.sample!r} has no single value in that column",
-            hint="give a column that is filled and the same in all rows of a sample",
-        )
-    return sample.metadata[column]
-
-
-def _refuse_a_separated_patient(samples: Sequence[Sample], column: str) -> None:
-    groups: dict[str, set[str]] = {}
-    for sample in samples:
-        groups.setdefault(sample.patient, set()).add(_group(sample, column))
-    split = sorted(patient for patient, values in groups.items() if len(values) > 1)
-    if split:
-        raise SettingsError(
-            f"--group {column} would separate patient {split[0]!r} (and {len(split) - 1} others)",
-            hint="a split never separates a patient; group by a column that keeps patients whole",
-        )
 
 
 def evaluated_samples(source: Source, settings: Settings) -> frozenset[str] | None:
@@ -200,8 +179,8 @@ def _with_blanks(
     lost = {s.sample: s for s in source.cohort.samples if s.sample not in seen}
     missing = splits[splits["sample"].isin(lost)]
     blanks = [
-        blank_rows([lost[row.sample]], source.cohort.classes, method=method, run=row.run, fold=row.fold)
-        for row in missing.itertuples()
+        blank_rows([lost[sample]], source.cohort.classes, method=method, run=run, fold=fold)
+        for sample, run, fold in zip(missing["sample"], missing["run"], missing["fold"], strict=True)
         for method in settings.study.methods
     ]
     return pd.concat([samples, *blanks], ignore_index=True) if blanks else samples
@@ -222,10 +201,17 @@ def _metrics(
         rows = samples[samples["predicted"].notna()]
         rows = rows if names is None else rows[rows["sample"].isin(names)]
         return study_metrics(
-            rows, source.cohort.classes, control=settings.control, seed=settings.seed, n_boot=settings.study.bootstrap
+            rows,
+            source.cohort.classes,
+            control=settings.control,
+            seed=settings.seed,
+            n_boot=settings.study.bootstrap,
         )
 
-    metrics: dict[str, Any] = {"evaluated_on": settings.study.evaluate_on or None, "methods": measured(evaluated)}
+    metrics: dict[str, Any] = {
+        "evaluated_on": settings.study.evaluate_on or None,
+        "methods": measured(evaluated),
+    }
     if evaluated is not None:
         metrics["methods_on_all_samples"] = measured(None)
     if "cell_label" in cells and cells["cell_label"].notna().any():

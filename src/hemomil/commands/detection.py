@@ -1,7 +1,7 @@
-"""`detect` finds cells and writes cells.csv; `detect train` and `detect evaluate` make and judge detectors."""
+"""`detect` finds cells and writes cells.csv; `detect train` and `detect evaluate` make and judge one."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ def detect(
     source = load_source(manifest, settings, labels_needed=False)
     if source.cells is not None:
         raise SettingsError(
-            f"{manifest} has kind=cell: every image is one cell already", hint="detect is for fields of many cells"
+            f"{manifest} has kind=cell: every image is one cell already",
+            hint="detect is for fields of many cells",
         )
     run = open_run(output, "detect", settings, source.inputs, force=force)
     run.notices.extend(source.notices)
@@ -73,9 +74,19 @@ def detect_train(
     examples = list(talk.track(simulated_examples(simulated, seed), "drawing fields", simulated))
     if coco is not None:
         examples += list(read_coco_examples(coco))
-    detector = train_detector(examples, settings, progress=talk.say)
+    detector = train_detector(
+        examples, settings, progress=lambda step, told: talk.say(f"step {step}: {_numbers(told)}")
+    )
     detector.save(output)
-    return {"detector": str(output), "fingerprint": detector.fingerprint, "settings": settings.model_dump(mode="json")}
+    return {
+        "detector": str(output),
+        "fingerprint": detector.fingerprint,
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def _numbers(told: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in told.items())
 
 
 def simulated_examples(n: int, seed: int) -> "Iterator[Example]":

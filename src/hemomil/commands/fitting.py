@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
 
 
-def fit(bags: Sequence[Bag], method: str, settings: Settings, *, seed: int) -> "tuple[AnomalyMIL, Calibration]":
+def fit(
+    bags: Sequence[Bag], method: str, settings: Settings, *, seed: int
+) -> "tuple[AnomalyMIL, Calibration]":
     """Fit one method on labelled bags; nothing outside these bags is looked at."""
     from hemomil.mil import AnomalyMIL
 
     model = AnomalyMIL(method=method, settings=settings.mil, control=settings.control, seed=seed)
     model.fit(bags, [bag.label for bag in bags], patients=[bag.patient for bag in bags])
-    scores, patients, samples = model.control_scores_
+    scores, patients = model.control_scores_
+    samples = [bag.sample for bag in bags if bag.label == settings.control for _ in bag.cell_ids]
     return model, Calibration.fit(scores, patients, samples)
 
 

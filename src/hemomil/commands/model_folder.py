@@ -68,7 +68,9 @@ def load_model(folder: Path) -> TrainedModel:
         record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"no usable model in {folder}: {error}", hint="give a folder made by `hemomil train`") from None
+        raise ModelError(
+            f"no usable model in {folder}: {error}", hint="give a folder made by `hemomil train`"
+        ) from None
     if record.get("format") != FORMAT:
         raise ModelError(
             f"{folder} has model format {record.get('format')!r}, this version reads {FORMAT}",

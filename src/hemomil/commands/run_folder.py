@@ -49,10 +49,11 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write run.json, the mark of a finished run, and drop the working files."""
-        write_json(self.path / "run.json", self._record())
+        write_json(self.path / "run.json", self.record())
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What run.json says."""
         return {
             "command": self.command,
             "version": version("hemomil"),
@@ -139,7 +140,9 @@ def _digest(path: Path) -> str:
 def load_record(path: Path, *needed: str) -> dict[str, Any]:
     """run.json of a finished run; RunFolderError where there is none or `needed` files are missing."""
     if not (path / "run.json").is_file():
-        raise RunFolderError(f"{path} holds no finished run (no run.json)", hint="repeat the command that began it")
+        raise RunFolderError(
+            f"{path} holds no finished run (no run.json)", hint="repeat the command that began it"
+        )
     missing: Sequence[str] = [name for name in needed if not (path / name).exists()]
     if missing:
         raise RunFolderError(f"{path} has no {', '.join(missing)}", hint="was it made by `hemomil train`?")

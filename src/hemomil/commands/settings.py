@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hemomil.describe import DescribeSettings
+from hemomil.describe import DescribeSettings, Kind
 from hemomil.detect import DetectSettings
 from hemomil.errors import SettingsError
 from hemomil.files import write_text
@@ -45,7 +45,7 @@ class Settings(BaseModel):
     control: str = Field("control", description="Name of the healthy class.")
     seed: int = Field(0, ge=0, description="Seed from which every random stream gets its name.")
     method: str = Field("default", description="Method that `train` fits.")
-    features: tuple[str, ...] = Field(("shape",), description="What describes a cell; several are joined.")
+    features: tuple[Kind, ...] = Field(("shape",), description="What describes a cell; several are joined.")
     features_key: str = Field("", description="obsm key of brought features; empty: X.")
     exclude: tuple[str, ...] = Field((), description="COLUMN=VALUE: samples set aside.")
     skip_unreadable: bool = Field(False, description="Leave out images that cannot be read, and say so.")

@@ -1,24 +1,25 @@
 """What goes into a run, read and checked before any long work: samples, known cells, truth."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from hemomil.cohort import (
-    Problem,
+    KnownCells,
     check_images,
     exclude,
-    read_cells,
+    listing,
     read_features,
+    read_known_cells,
     read_manifest,
     read_truth,
     whole_image_cells,
+    without_images,
 )
 from hemomil.commands.settings import Settings
 from hemomil.errors import ImageError, ManifestError
-from hemomil.types import Bag, Cells, Cohort, Notice, Sample
+from hemomil.types import Bag, Cells, Cohort, Notice
 
 FEATURE_FILES = {".h5ad", ".zarr"}
 
@@ -57,22 +58,27 @@ def load_source(
         if path and not path.exists():
             raise ManifestError(f"{name} {path} does not exist", hint="give the path of an existing file")
     if manifest.suffix.lower() in FEATURE_FILES:
-        return _load_brought(manifest, settings, inputs)
+        return _load_brought(manifest, settings, inputs, labels_needed)
     cohort = read_manifest(manifest, control=settings.control, labels_needed=labels_needed)
     cohort = _without(cohort, settings)
     cohort, notices = _readable(cohort, skip=settings.skip_unreadable)
+    known = _known_cells(cohort, cells)
     return Source(
         cohort=cohort,
         inputs=inputs,
-        cells=_known_cells(cohort, cells),
+        cells=known.cells if known else None,
         truth=read_truth(truth) if truth else None,
-        truth_cells=read_cells(truth, cohort) if truth else None,
-        notices=notices,
+        truth_cells=read_known_cells(truth, cohort).cells if truth else None,
+        notices=(*notices, *(known.notices if known else ())),
     )
 
 
-def _load_brought(path: Path, settings: Settings, inputs: dict[str, Path | None]) -> Source:
-    features = read_features(path, key=settings.features_key or None, control=settings.control)
+def _load_brought(
+    path: Path, settings: Settings, inputs: dict[str, Path | None], labels_needed: bool
+) -> Source:
+    features = read_features(
+        path, key=settings.features_key or None, control=settings.control, labels_needed=labels_needed
+    )
     cohort = _without(features.cohort, settings)
     kept = {sample.sample for sample in cohort.samples}
     return Source(
@@ -89,15 +95,14 @@ def _without(cohort: Cohort, settings: Settings) -> Cohort:
     return cohort
 
 
-def _known_cells(cohort: Cohort, cells: Path | None) -> Cells | None:
+def _known_cells(cohort: Cohort, cells: Path | None) -> KnownCells | None:
+    """Cells of the file, and images that are one cell; None where the detector has to find them."""
     kinds = {image.kind for sample in cohort.samples for image in sample.images}
+    if cells:
+        return read_known_cells(cells, cohort)
     if kinds == {"cell"}:
-        return whole_image_cells(cohort)
-    if "cell" in kinds:
-        raise ManifestError(
-            "the manifest mixes kind=field and kind=cell", hint="put whole fields and single cells into two manifests"
-        )
-    return read_cells(cells, cohort) if cells else None
+        return KnownCells(cells=whole_image_cells(cohort), notices=())
+    return None
 
 
 def _readable(cohort: Cohort, *, skip: bool) -> tuple[Cohort, tuple[Notice, ...]]:
@@ -107,26 +112,21 @@ def _readable(cohort: Cohort, *, skip: bool) -> tuple[Cohort, tuple[Notice, ...]
         return cohort, ()
     if not skip:
         raise ImageError(
-            f"{len(problems)} images cannot be used:\n  " + "\n  ".join(_line(p) for p in problems),
+            f"{len(problems)} images cannot be used:\n{listing(problems)}",
             hint="mend or remove them, or leave them out with --skip-unreadable",
         )
     bad = {problem.row for problem in problems}
-    samples = [_without_rows(sample, bad) for sample in cohort.samples]
-    notices = tuple(Notice(kind="image-skipped", subject=p.subject, text=_line(p)) for p in problems)
-    lost = tuple(
-        Notice(kind="sample-skipped", subject=s.sample, text=f"sample {s.sample}: no image of it can be read")
-        for s in samples
-        if not s.images
+    images = {i.image for sample in cohort.samples for i in sample.images if i.row in bad}
+    kept, notices = without_images(cohort, images)
+    if not kept.samples:
+        raise ImageError(
+            f"no image of the manifest can be read:\n{listing(problems)}", hint="mend the images"
+        )
+    return kept, notices
+
+
+def settings_for(source: Source, settings: Settings) -> Settings:
+    """The settings, with the features that this source has: vectors brought along are not described again."""
+    return (
+        settings.model_copy(update={"features": ("embedding",)}) if source.brought is not None else settings
     )
-    kept = tuple(sample for sample in samples if sample.images)
-    if not kept:
-        raise ImageError("no image of the manifest can be read", hint=_line(problems[0]))
-    return dataclasses.replace(cohort, samples=kept), notices + lost
-
-
-def _without_rows(sample: Sample, rows: set[int | None]) -> Sample:
-    return dataclasses.replace(sample, images=tuple(i for i in sample.images if i.row not in rows))
-
-
-def _line(problem: Problem) -> str:
-    return f"row {problem.row}: {problem.subject}: {problem.text}; {problem.remedy}"

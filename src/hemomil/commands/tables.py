@@ -72,13 +72,13 @@ def cell_rows(
     fold: int | None,
 ) -> pd.DataFrame:
     """One row per cell of the bags; `obs` is the store's table of cells, by cell_id."""
-    tables = [
-        _cells_of(bag, said, calibration) for bag, said in zip(bags, predictions, strict=True)
-    ]
+    tables = [_cells_of(bag, said, calibration) for bag, said in zip(bags, predictions, strict=True)]
     scores = pd.concat(tables, ignore_index=True)
     known = obs.loc[scores["cell_id"]].reset_index(drop=True)
     told = known.reindex(columns=["patient", "image", "x0", "y0", "x1", "y1"])
-    table = pd.concat([scores[["cell_id", "sample"]], told, scores.drop(columns=["cell_id", "sample"])], axis=1)
+    table = pd.concat(
+        [scores[["cell_id", "sample"]], told, scores.drop(columns=["cell_id", "sample"])], axis=1
+    )
     if "cell_label" in known:
         table["cell_label"] = known["cell_label"]
     table["label"] = [bag.label for bag in bags for _ in bag.cell_ids]
@@ -105,22 +105,13 @@ def _cells_of(bag: Bag, said: Prediction, calibration: Calibration) -> pd.DataFr
 
 def _probabilities(classes: Sequence[str], values: np.ndarray) -> dict[str, object]:
     """`prob_<class>` columns of one row (values K) or of many (values N K)."""
-    return {f"prob_{name}": values[..., k] for k, name in enumerate(classes)}
+    return {f"prob_{name}": values.T[k] for k, name in enumerate(classes)}
 
 
 def write_samples(path: Path, table: pd.DataFrame) -> None:
     """samples.csv, whole or not at all."""
     with written_whole(path) as part:
         table.to_csv(part, index=False)
-
-
-def read_samples(path: Path) -> pd.DataFrame:
-    """samples.csv with ids and labels as text, never as numbers or missing values."""
-    text = {name: str for name in ("sample", "patient", "label", "method", "predicted")}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"novelty_p": [""]})
-    numbers = [name for name in table if name.startswith("prob_")]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
-    return table
 
 
 def write_cells(path: Path, table: pd.DataFrame) -> None:

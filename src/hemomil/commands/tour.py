@@ -37,7 +37,11 @@ def _clear(output: Path) -> None:
     """Remove an earlier demo; a folder that is none is left alone."""
     if not output.exists() or not any(output.iterdir()):
         return
-    strangers = sorted(p.name for p in output.iterdir() if p.name not in {"cohort", "run"} and not p.name.startswith("."))
+    strangers = sorted(
+        p.name for p in output.iterdir() if p.name not in {"cohort", "run"} and not p.name.startswith(".")
+    )
     if strangers:
-        raise RunFolderError(f"{output} holds {strangers[0]}, which no demo wrote", hint="choose another folder with -o")
+        raise RunFolderError(
+            f"{output} holds {strangers[0]}, which no demo wrote", hint="choose another folder with -o"
+        )
     shutil.rmtree(output)

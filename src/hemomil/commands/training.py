@@ -13,7 +13,7 @@ from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other
 from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
-from hemomil.commands.source import Source, load_source
+from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
 from hemomil.types import Bag
 
@@ -34,6 +34,7 @@ def train(
     `predict` repeats it, and are no measure of how good it is (that is `study`).
     """
     source = load_source(manifest, settings, cells=cells)
+    settings = settings_for(source, settings)
     refuse_unlearnable(source.cohort, settings)
     run = open_run(output, "train", settings, source.inputs, force=force)
     store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
@@ -63,6 +64,7 @@ def predict(
     trained = load_model(model / "model")
     settings = trained.settings.model_copy(update={"skip_unreadable": skip_unreadable, "exclude": ()})
     source = load_source(manifest, settings, cells=cells, labels_needed=False)
+    settings = settings_for(source, settings)
     inputs = {**source.inputs, "model": model / "model" / "model.safetensors"}
     run = open_run(output, "predict", settings, inputs, force=force)
     store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
@@ -77,7 +79,9 @@ def _read(store: Path, features: Sequence[str]) -> tuple[list[Bag], dict[str, An
     return read_bags(store, features), fingerprint(store, features)
 
 
-def _tell(run: RunFolder, source: Source, bags: list[Bag], trained: TrainedModel, store: Path) -> dict[str, Any]:
+def _tell(
+    run: RunFolder, source: Source, bags: list[Bag], trained: TrainedModel, store: Path
+) -> dict[str, Any]:
     """Predict the bags, write the tables, the page and run.json; returns counts for the console."""
     import torch
 
@@ -95,7 +99,9 @@ def _tell(run: RunFolder, source: Source, bags: list[Bag], trained: TrainedModel
     samples = sample_rows(bags, predictions, trained.calibration, **told)
     samples = pd.concat([samples, blank_rows(lost, classes, **told)], ignore_index=True)
     write_samples(run.path / "samples.csv", samples)
-    write_cells(run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told))
+    write_cells(
+        run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told)
+    )
     run.facts.update(classes=classes, control=trained.settings.control, methods=[trained.model.method])
     with run.timed("report"):
         write_page(run)
