@@ -281,6 +281,19 @@ def test_a_class_of_fewer_than_five_patients_is_not_estimable(n_rare, known):
     assert found["macro_auroc"].n == len(kept)
 
 
+@pytest.mark.parametrize(("n_control", "known"), [(4, False), (5, True)])
+def test_five_patients_of_something_else_are_needed_as_well(n_control, known):
+    truth, probabilities, patients = cohort(n_patients=40, classes=CLASSES[:2])
+    healthy = sorted({p for p, label in zip(patients, truth, strict=True) if label == "control"})
+    rows = [row for row, name in enumerate(patients) if name not in healthy[n_control:]]
+    found = metrics_of(
+        [truth[r] for r in rows], probabilities[rows], [patients[r] for r in rows], CLASSES[:2]
+    )
+    for name in ("auroc_sickle", "macro_auroc", "macro_auprc"):
+        assert (found[name].value is not None) == known, name
+    assert found["auroc_sickle"].n == n_control
+
+
 def test_a_class_without_the_rest_is_not_estimable():
     truth, probabilities, patients = cohort(n_patients=12, classes=CLASSES[:2])
     found = metrics_of(["control"] * len(truth), probabilities, patients, CLASSES[:2])
