@@ -86,6 +86,10 @@ def test_doubled_concentration_squares_the_transmittance():
     np.testing.assert_allclose(transmittance(2 * absorbance), transmittance(absorbance) ** 2, rtol=1e-5)
 
 
+def test_a_unit_of_absorbance_passes_one_part_in_e():
+    assert transmittance(np.ones((1, 1, 3), np.float32))[0, 0, 0] == pytest.approx(1 / np.e)
+
+
 def test_the_stored_picture_obeys_beer_and_lambert():
     """Seen through camera and gamma: the ratio to the empty field is squared by twice the stain."""
     field = CLEAN.model_copy(update={"cells": 1, "diameter": 60.0})

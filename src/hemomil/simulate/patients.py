@@ -99,7 +99,9 @@ def draw_site(settings: SimulateSettings, number: int) -> Site:
 def draw_patient(settings: SimulateSettings, label: Disorder, number: int) -> Patient:
     """A patient's own blood and stain; the pseudonym says nothing of the disorder."""
     rng = stream(settings.seed, label, f"patient-{number}", "blood")
-    site = draw_site(settings, int(rng.integers(settings.sites)))
+    # sites take turns within a class: few patients at random sites would tie stain to disorder by chance
+    turn = stream_seed(settings.seed, label, "first site") + number
+    site = draw_site(settings, turn % settings.sites)
     prevalence = _prevalence(rng, settings.prevalence.get(label, 0.0), settings.spread)
     size = 0.95 if label == "thal" else 1.0
     return Patient(
