@@ -238,8 +238,8 @@ def _tiff_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         pixels = _eight_bit(_channels_last(series), _significant_bits(tiff, series))
         if series.keyframe.photometric == PHOTOMETRIC.MINISWHITE:
             pixels = np.bitwise_not(pixels)
+        turn = TURNS.get(_orientation(series))
     rgb = _three_channels(pixels)
-    turn = TURNS.get(_orientation(series))
     return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))
 
 
