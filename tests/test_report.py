@@ -287,7 +287,7 @@ def test_a_stranger_cell_never_has_a_lower_colour_step(run, page):
 
 def test_a_drawn_sickle_is_strange_because_it_is_elongated(page):
     first = page[page.index('id="strangest"') :]
-    assert "elongation far higher" in first[: first.index("</section>")]
+    assert "far more elongated <small>(elongation +" in first[: first.index("</section>")]
 
 
 def test_names_cannot_write_html(tmp_path):

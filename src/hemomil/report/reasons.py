@@ -13,12 +13,11 @@ import zarr
 from anndata.io import read_elem
 
 from hemomil.report.tables import RunTables
+from hemomil.report.vocabulary import NOT_OF_THE_CELL, family, plain_words
 
 MAD_TO_SD = 1.4826
 LEAST_DEVIATIONS = 2.0
 """Nearer than this to the middle control cell, a feature is no reason."""
-NO_REASONS = ("segmented",)
-"""Features that speak of the measurement, not of the cell."""
 MOST_REFERENCE = 50_000
 LEAST_REFERENCE = 20
 """Fewer reference cells give no usable middle and spread."""
@@ -33,12 +32,17 @@ class Reason:
     """Robust standard deviations from the middle reference cell; negative: below it."""
 
     @property
-    def text(self) -> str:
-        """For a reader: `central pallor much lower (−4.2)`."""
+    def words(self) -> str:
+        """For a reader: `much more elongated`."""
         size = abs(self.deviations)
         degree = "far " if size >= 8 else "much " if size >= 4 else ""
-        sign, side = ("+", "higher") if self.deviations > 0 else ("−", "lower")
-        return f"{self.feature.replace('_', ' ')} {degree}{side} ({sign}{size:.1f})"
+        return degree + plain_words(self.feature, higher=self.deviations > 0)
+
+    @property
+    def measure(self) -> str:
+        """For who wants to check: `eccentricity +4.2`."""
+        sign = "+" if self.deviations > 0 else "−"
+        return f"{self.feature.replace('_', ' ')} {sign}{abs(self.deviations):.1f}"
 
 
 def reasons(tables: RunTables, cell_ids: list[str], count: int = 3) -> tuple[dict[str, list[Reason]], str]:
@@ -101,6 +105,10 @@ def _thinned(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _largest(row: "pd.Series[float]", count: int) -> list[Reason]:
-    known = row[row.abs() >= LEAST_DEVIATIONS].drop(list(NO_REASONS), errors="ignore")
-    order = known.abs().sort_values(ascending=False, kind="stable").index[:count]
-    return [Reason(str(name), float(known[name])) for name in order]
+    """The farthest features that say different things."""
+    far = row[row.abs() >= LEAST_DEVIATIONS]
+    told: dict[str, Reason] = {}
+    for name in far.abs().sort_values(ascending=False, kind="stable").index:
+        if not NOT_OF_THE_CELL.fullmatch(str(name)):
+            told.setdefault(family(str(name)), Reason(str(name), float(far[name])))
+    return list(told.values())[:count]

@@ -15,6 +15,6 @@ class ReportSettings(BaseModel):
     mosaic: int = Field(default=120, ge=1, description="cells shown of a sample of single-cell images")
     gallery: int = Field(default=24, ge=1, le=500, description="strangest cells of the whole run")
     gallery_per_sample: int = Field(default=3, ge=1, description="at most so many of them from one sample")
-    sample_gallery: int = Field(default=8, ge=0, le=100, description="strangest cells shown of each sample")
+    sample_gallery: int = Field(default=6, ge=0, le=100, description="strangest cells shown of each sample")
     field_width: int = Field(default=700, ge=100, le=4000, description="widest image of a field, in pixels")
     cell_size: int = Field(default=96, ge=24, le=512, description="side of the picture of a cell, in pixels")

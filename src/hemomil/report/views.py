@@ -33,7 +33,7 @@ class CellView:
     steps: str
     """CSS classes that give its colour under each score."""
     text: str
-    why: tuple[str, ...]
+    why: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,7 @@ class Views:
             uri=self._pictures.cell(cell["image"], box, self._settings.cell_size),
             steps=cell["steps"],
             text=cell_text(cell, self._tables.classes),
-            why=tuple(reason.text for reason in self._reasons.get(cell["cell_id"], [])),
+            why=tuple(self._reasons.get(cell["cell_id"], [])),
         )
 
 
