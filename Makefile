@@ -32,7 +32,7 @@ bench: $(STAMP)     ## ratios to the plain way, side by side
 	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
 
 docs: $(STAMP)      ## docs/commands.md from the commands themselves
-	$(BIN)/python -m hemomil.cli docs docs/commands.md
+	$(BIN)/typer hemomil.cli utils docs --name hemomil --title "hemomil: commands" --output docs/commands.md
 
 constraints:        ## lock the versions, without addresses
 	uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \

@@ -45,7 +45,9 @@ def test_info_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("words", "command"), leaves(get_command(app)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+    ("words", "command"),
+    list(leaves(get_command(app))),
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )
 def test_every_command_and_flag_is_explained_and_documented(words, command):
     document = (ROOT / "docs" / "commands.md").read_text()

@@ -47,9 +47,9 @@ Preset = Annotated[str | None, typer.Option(help="default, or paper: Kazeminia e
 Features = Annotated[
     str | None, typer.Option(help="What describes a cell: shape, roi, crop, embedding; joined by commas.")
 ]
-Control = Annotated[str | None, typer.Option(help="Name of the healthy class [default: control].")]
+Control = Annotated[str | None, typer.Option(help="Name of the healthy class (default: control).")]
 Exclude = Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE: samples to set aside; repeatable.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every random stream [default: 0].")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random stream (default: 0).")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training bags.")]
 Skip = Annotated[
     bool | None, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
@@ -60,7 +60,7 @@ Detector = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML); flags win over it.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="Any setting: mil.epochs=5; repeatable.")]
-Jobs = Annotated[int | None, typer.Option(help="Processes side by side [default: one per core].", min=1)]
+Jobs = Annotated[int | None, typer.Option(help="Processes side by side (default: one per core).", min=1)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an earlier run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -107,7 +107,7 @@ def simulate(
 def init(
     tree: Annotated[Path, typer.Argument(help="Folder tree label/patient/sample/*.png.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Manifest to write [default: in the tree].")
+        Path | None, typer.Option("-o", "--output", help="Manifest to write (default: in the tree).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -209,7 +209,7 @@ def train(
     output: Output,
     cells: CellsFile = None,
     preset: Preset = None,
-    method: Annotated[str | None, typer.Option(help="Method to fit [default: default].")] = None,
+    method: Annotated[str | None, typer.Option(help="Method to fit (default: default).")] = None,
     features: Features = None,
     control: Control = None,
     exclude: Exclude = None,
@@ -285,12 +285,12 @@ def study(
     preset: Preset = None,
     methods: Annotated[str | None, typer.Option(help="Methods to compare, joined by commas.")] = None,
     features: Features = None,
-    folds: Annotated[int | None, typer.Option(help="Folds of the cross-validation [default: 3].")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of the cross-validation (default: 3).")] = None,
     runs: Annotated[
-        int | None, typer.Option(help="Repeats with other folds and streams [default: 5].")
+        int | None, typer.Option(help="Repeats with other folds and streams (default: 5).")
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Column that a split never separates [default: patient].")
+        str | None, typer.Option(help="Column that a split never separates (default: patient).")
     ] = None,
     control: Control = None,
     exclude: Exclude = None,

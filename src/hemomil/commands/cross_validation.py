@@ -21,6 +21,7 @@ from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
 from hemomil.files import write_json, written_whole
+from hemomil.novelty import donor_notices
 from hemomil.stats import instance_metrics, study_metrics
 from hemomil.streams import stream_seed
 from hemomil.types import Notice
@@ -60,7 +61,7 @@ def study(
     splits, notices = split(source, settings)
     evaluated = evaluated_samples(source, settings)
     run = open_run(output, "study", settings, source.inputs, force=force)
-    run.notices.extend(notices)
+    run.notices.extend((*notices, *_few_donors(source, splits, settings)))
     store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
     with run.timed("study"):
         samples, cell_table = _run_jobs(store, splits, run, talk, jobs_or_cores(jobs))
@@ -102,6 +103,13 @@ def evaluated_samples(source: Source, settings: Settings) -> frozenset[str] | No
     if not settings.study.evaluate_on:
         return None
     return frozenset(s.sample for s in select(source.cohort, settings.study.evaluate_on).samples)
+
+
+def _few_donors(source: Source, splits: pd.DataFrame, settings: Settings) -> tuple[Notice, ...]:
+    """A warning where the training part with fewest control donors cannot give small p-values."""
+    donors = {s.patient for s in source.cohort.samples if s.label == settings.control}
+    held = splits[splits["patient"].isin(donors)].groupby(["run", "fold"])["patient"].nunique()
+    return donor_notices(len(donors) - int(held.max()))
 
 
 def _jobs_of(settings: Settings) -> list[Job]:

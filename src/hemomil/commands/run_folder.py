@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hemomil.commands.settings import Settings, write_settings
 from hemomil.errors import RunFolderError
 from hemomil.files import write_json
 from hemomil.types import Notice
+
+if TYPE_CHECKING:  # settings know every room, and so cost the import of torch
+    from hemomil.commands.settings import Settings
 
 
 @dataclass(kw_only=True)
@@ -28,7 +30,7 @@ class RunFolder:
 
     path: Path
     command: str
-    settings: Settings
+    settings: "Settings"
     inputs: Mapping[str, Path | None]
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class RunFolder:
 def open_run(
     path: Path,
     command: str,
-    settings: Settings,
+    settings: "Settings",
     inputs: Mapping[str, Path | None],
     *,
     force: bool = False,
@@ -81,6 +83,8 @@ def open_run(
 
     Raises RunFolderError where a finished run, another run or other files lie in the way.
     """
+    from hemomil.commands.settings import write_settings
+
     begun = {
         "command": command,
         "settings": settings.model_dump(mode="json"),

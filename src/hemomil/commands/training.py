@@ -42,6 +42,7 @@ def train(
     talk.say(f"training {settings.method} on {len(bags)} samples")
     with run.timed("train"):
         model, calibration = fit(bags, settings.method, settings, seed=settings.seed)
+    run.notices.extend((*model.notices_, *calibration.notices))
     trained = TrainedModel(model=model, calibration=calibration, settings=settings, fingerprint=fingerprint)
     save_model(run.path / "model", trained)
     run.facts["evaluation"] = "none: these are the model's own training samples"

@@ -82,13 +82,7 @@ class Calibration:
     @property
     def notices(self) -> tuple[Notice, ...]:
         """A warning where the donors are too few for any p-value to reach 0.05."""
-        if self.floor <= LEVEL:
-            return ()
-        text = (
-            f"{self.n_donors} control donors: no novelty p-value can be below {self.floor:.2g}; "
-            f"{LEVEL:g} needs {round(1 / LEVEL) - 1} donors"
-        )
-        return (Notice(kind="few-control-donors", subject="control", text=text),)
+        return donor_notices(self.n_donors)
 
     def cell_p(self, scores: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
         """p-value of each cell of a new donor: (1 + Σ over donors of the share ≥ score) / (D + 1)."""
@@ -120,6 +114,18 @@ class Calibration:
         """The calibration that `to_state` wrote."""
         arrays = {name: state[name] for name in cls.__slots__ if name != "n_donors"}
         return cls(**arrays, n_donors=int(state["n_donors"][0]))
+
+
+def donor_notices(n_donors: int) -> tuple[Notice, ...]:
+    """A warning where so many control donors are too few for any p-value to reach 0.05."""
+    floor = 1 / (n_donors + 1)
+    if floor <= LEVEL:
+        return ()
+    text = (
+        f"{n_donors} control donors: no novelty p-value can be below {floor:.2g}; "
+        f"{LEVEL:g} needs {round(1 / LEVEL) - 1} donors"
+    )
+    return (Notice(kind="few-control-donors", subject="control", text=text),)
 
 
 def benjamini_hochberg(p: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
