@@ -25,7 +25,7 @@ _RED_CELLS: tuple[RGB, ...] = (
     (0.08, 0.55, 0.70),  # salmon
     (0.70, 0.80, 0.45),  # brown-violet
 )
-_HOW_COMMON = np.array([4, 4, 2, 2, 2, 2, 1, 2, 1]) / 20
+_HOW_COMMON = np.array([4, 4, 2, 3, 2, 2, 1, 1, 1]) / 20
 _BACKGROUNDS: tuple[RGB, ...] = (
     (0.95, 0.95, 0.95),
     (0.99, 0.91, 0.80),
@@ -112,7 +112,7 @@ def _stain(rng: np.random.Generator) -> Stain:
         nucleus=_rgb(np.array([1.2, 1.9, 0.6]) * np.exp(rng.normal(0, 0.3, 3))),
         cytoplasm=_rgb(np.array([0.22, 0.4, 0.12]) * np.exp(rng.normal(0, 0.4, 3))),
         plasma=_rgb(rng.uniform(0, 0.06, 3)),
-        concentration=float(np.exp(rng.normal(0, 0.3))),
+        concentration=float(np.exp(rng.normal(0, 0.4))),
     )
 
 
