@@ -1,4 +1,4 @@
-"""Pictures of single cells: square, centred, padded rather than stretched, optionally turned to their long axis."""
+"""Pictures of single cells: square, centred, padded rather than stretched, turned if asked."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -19,12 +19,12 @@ def crops(
 ) -> UInt8[np.ndarray, "N S S 3"]:
     """Square crops of `size` pixels, each centred at its box.
 
-    The longer side of the box (times `context`) fills the crop and the shorter side shows more surroundings: nothing
-    is stretched. Beyond the image its edge is repeated. With `align` a crop is turned until the cell's
-    long axis lies level, by its mask or else by its segmented outline.
+    The longer side of the box (times `context`) fills the crop and the shorter side shows more surroundings:
+    nothing is stretched. Beyond the image its edge is repeated. With `align` a crop is turned until the
+    cell's long axis lies level, by its mask or else by its segmented outline.
     """
     windows = windows_of(boxes, context=context)
     if align and len(boxes):
         windows[:, 3] = [outline_of(mask).angle for mask in view(image, boxes, masks).mask]
     values = sample_windows(image.astype(np.float32), windows, size)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

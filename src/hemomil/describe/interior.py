@@ -4,6 +4,8 @@ Axes: N cells, G grid pixels a side, R = RINGS rings of equal area from the rim 
 Everything is computed on the stack of all cells of an image; a cell's values depend on no other cell.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
@@ -12,9 +14,11 @@ from skimage.color import rgb2lab
 from hemomil.describe.segment import FLAT, WEIGHTS, Views, density
 
 RINGS = 8
-PROFILE_NAMES = (*(f"ring_{i}_density" for i in range(RINGS)), *(f"ring_{i}_sd" for i in range(RINGS)))
+PROFILE_NAMES = (
+    *(f"ring_{i}_density" for i in range(RINGS - 1)),  # the innermost is pallor_ratio
+    *(f"ring_{i}_{i + 1}_sd" for i in range(0, RINGS, 2)),
+)
 PALLOR_NAMES = (
-    "density_mean",
     "density_rim",
     "density_sum",
     "pallor_ratio",
@@ -45,7 +49,7 @@ TEXTURE_NAMES = (
     "detail_4_min",
 )
 COLOUR_NAMES = (
-    *(f"{stat}_{c}" for stat in ("mean", "sd") for c in ("red", "green", "blue", "lightness", "a", "b")),
+    *(f"{stat}_{c}" for stat in ("mean", "sd") for c in ("red", "green", "blue", "a", "b")),
     *(f"density_{c}" for c in ("red", "green", "blue")),
     "density_red_to_green",
     "density_blue_to_green",
@@ -81,8 +85,7 @@ def mean_inside(values: Float[np.ndarray, "N G G *C"], mask: Masks) -> Float[np.
     """Mean over each mask; 0 where it is empty."""
     count = np.maximum(mask.sum(axis=(1, 2)), 1)
     total = np.einsum("nij...,nij->n...", values, mask, dtype=np.float64)
-    mean: Float[np.ndarray, "N *C"] = (total.T / count).T
-    return mean
+    return np.asarray((total.T / count).T)
 
 
 def depth_of(mask: Masks) -> Stack:
@@ -116,8 +119,8 @@ def interior_values(views: Views) -> Float[np.ndarray, "N I"]:
     core = np.where(core.any(axis=(1, 2), keepdims=True), core, views.mask)
     return np.concatenate(
         [
-            profile / rim[:, None],
-            spread / rim[:, None],
+            profile[:, :-1] / rim[:, None],
+            (spread[:, ::2] + spread[:, 1::2]) / 2 / rim[:, None],
             _pallor(dense @ WEIGHTS, views, depth, profile, rim),
             _texture(dense @ WEIGHTS, core, rim),
             _colour(views, dense, core),
@@ -147,7 +150,7 @@ def _profile(
 def _pallor(
     dense: Stack, views: Views, depth: Stack, profile: Float[np.ndarray, "N R"], rim: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N P"]:
-    """The pale centre of a disc that is thin in the middle, and what replaces it in target cells and stomatocytes."""
+    """The pale centre of a thin-centred disc, and what stands there in targets and stomatocytes."""
     mask = views.mask
     smooth = ndimage.gaussian_filter(dense, (0, 1.5, 1.5)) / rim[:, None, None]
     inner = mask & (depth > 0.2 * depth.max(axis=(1, 2), keepdims=True))
@@ -158,12 +161,10 @@ def _pallor(
     offset = np.hypot(*(pale_centre - centre).T) / diameter
     heavy = _centroid(np.where(mask, np.maximum(dense, 0), 0))
     lowest = np.minimum.accumulate(profile[:, ::-1], axis=1)[:, ::-1].min(axis=1)
-    mean = mean_inside(dense, mask)
     return np.column_stack(
         [
-            mean,
             rim,
-            mean * area * views.pitch**2,
+            mean_inside(dense, mask) * area * views.pitch**2,
             profile[:, -1] / rim,
             pale.sum(axis=(1, 2)) / area,
             half.sum(axis=(1, 2)) / area,
@@ -186,7 +187,7 @@ def _centroid(weight: Float[np.ndarray, "N G G"] | Masks) -> Float[np.ndarray, "
     y = weight.sum(axis=2, dtype=np.float64) @ steps
     safe = np.maximum(total, 1e-9)
     middle = weight.shape[1] / 2
-    return np.where(total[:, None] > 1e-9, np.column_stack([x, y]) / safe[:, None], middle)
+    return np.asarray(np.where(total[:, None] > 1e-9, np.column_stack([x, y]) / safe[:, None], middle))
 
 
 def _axis_ratio(mask: Masks) -> Float[np.ndarray, "N"]:
@@ -199,7 +200,7 @@ def _axis_ratio(mask: Masks) -> Float[np.ndarray, "N"]:
     xy = np.einsum("nij,i,j->n", mask, steps, steps) / total - mx * my
     root = np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     ratio = np.sqrt(np.maximum((xx + yy) / 2 - root, 1e-6) / np.maximum((xx + yy) / 2 + root, 1e-6))
-    return np.where(mask.any(axis=(1, 2)), ratio, 1.0)
+    return np.asarray(np.where(mask.any(axis=(1, 2)), ratio, 1.0))
 
 
 def _pieces(mask: Masks, least: int) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
@@ -235,7 +236,7 @@ def _texture(dense: Stack, core: Masks, rim: Float[np.ndarray, "N"]) -> Float[np
     safe = np.maximum(spread, 1e-3)
     gradient = np.hypot(ndimage.sobel(flat, 1), ndimage.sobel(flat, 2)) / 8
     blurred = [flat, *(ndimage.gaussian_filter(flat, (0, s, s)) for s in (1.0, 2.0, 4.0))]
-    bands = [fine - coarse for fine, coarse in zip(blurred[:-1], blurred[1:], strict=True)]
+    bands = [fine - coarse for fine, coarse in pairwise(blurred)]
     extremes = [quantiles(band, core, (0.005, 0.995)) for band in bands]
     return np.column_stack(
         [
@@ -253,7 +254,7 @@ def _texture(dense: Stack, core: Masks, rim: Float[np.ndarray, "N"]) -> Float[np
 
 def _colour(views: Views, dense: Float32[np.ndarray, "N G G 3"], core: Masks) -> Float[np.ndarray, "N C"]:
     """Colour of the cell, absolute and against the slide."""
-    full = np.concatenate([views.colour, _lab(views.colour)], axis=3)
+    full = np.concatenate([views.colour, _lab(views.colour)[..., 1:]], axis=3)
     mean = mean_inside(full, core)
     spread = np.sqrt(np.maximum(mean_inside((full - mean[:, None, None].astype(np.float32)) ** 2, core), 0))
     absorbed = mean_inside(dense, core)
@@ -319,8 +320,10 @@ def _peaks(values: Stack, core: Masks) -> Float[np.ndarray, "N"]:
     """The highest rise over the surroundings within about a tenth of the cell's width."""
     level = quantiles(values, core, (0.5,))[:, 0]
     flat = np.where(core, values, level[:, None, None]).astype(np.float32)
-    rise = ndimage.gaussian_filter(flat, (0, 0.8, 0.8)) - ndimage.gaussian_filter(flat, (0, 6.0, 6.0))
-    return np.where(core, rise, -np.inf).max(axis=(1, 2), initial=0.0)
+    rise = ndimage.gaussian_filter(flat, (0, 0.8, 0.8)) - ndimage.gaussian_filter(
+        flat, (0, 6.0, 6.0), truncate=2.5
+    )
+    return np.asarray(np.where(core, rise, -np.inf).max(axis=(1, 2), initial=0.0))
 
 
 def _noise(values: Stack, core: Masks, level: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:

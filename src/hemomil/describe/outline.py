@@ -1,6 +1,6 @@
 """Size and outline of a cell, from its contour at sub-pixel precision.
 
-Axes: N cells, P = POINTS points along a contour, G grid pixels. The contour is a closed polygon (x, y) in grid pixels.
+Axes: P = POINTS points along a contour, G grid pixels a side. The contour is a closed polygon (x, y).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from skimage.measure import find_contours
 
 POINTS = 128
 SIZE_NAMES = (
-    "area_px",
     "equivalent_diameter_px",
     "perimeter_px",
     "feret_max_px",
@@ -25,26 +24,21 @@ SIZE_NAMES = (
 OUTLINE_NAMES = (
     "circularity",
     "solidity",
-    "convexity",
     "eccentricity",
-    "axis_ratio",
     "feret_ratio",
     "concavity_depth",
     "radius_cv",
     "radius_min",
     "radius_max",
-    "fourier_ellipse",
     "fourier_2",
     "fourier_3",
     "fourier_4",
     "fourier_5_8",
     "fourier_9_20",
-    "curvature_sd",
     "curvature_max",
     "curvature_min",
     "spikes",
     "taper",
-    "skew_across",
     "point_asymmetry",
 )
 
@@ -55,16 +49,12 @@ class Outline:
 
     area: float
     perimeter: float
-    hull_area: float
-    hull_perimeter: float
     feret_max: float
     feret_min: float
-    major: float
-    minor: float
     angle: float
     """Of the long axis against the x axis, radians."""
     values: Float[np.ndarray, "O"]
-    """As OUTLINE_NAMES."""
+    """As OUTLINE_NAMES, free of scale."""
 
 
 def contour_of(mask: Bool[np.ndarray, "G G"]) -> Float[np.ndarray, "P 2"]:
@@ -84,7 +74,7 @@ def _circle(mask: Bool[np.ndarray, "G G"]) -> Float[np.ndarray, "P 2"]:
     turn = np.linspace(0, 2 * np.pi, POINTS, endpoint=False)
     centre = np.array(mask.shape[::-1]) / 2
     radius = np.sqrt(max(int(mask.sum()), 1) / np.pi)
-    circle: Float[np.ndarray, "P 2"] = centre + radius * np.column_stack([np.cos(turn), np.sin(turn)])
+    circle: np.ndarray = centre + radius * np.column_stack([np.cos(turn), np.sin(turn)])
     return circle
 
 
@@ -95,41 +85,33 @@ def outline_of(mask: Bool[np.ndarray, "G G"]) -> Outline:
     moments, axes = np.linalg.eigh(inertia)
     minor, major = 4 * np.sqrt(np.maximum(moments, 1e-6))
     hull = _hull(points)
-    perimeter, hull_area, hull_perimeter = _length(points), abs(_shoelace(hull)), _length(hull)
+    perimeter, hull_area = _length(points), max(abs(_shoelace(hull)), 1e-6)
     widths = _widths(hull)
     diameter = np.sqrt(4 * area / np.pi)
     arms = np.hypot(*(points - centre).T) / (diameter / 2)
-    along = (points - centre) @ axes[:, ::-1] / diameter
+    along = (points - centre) @ axes[:, 1]
     curvature = _curvature(points) * diameter / 2
     values = [
         min(4 * np.pi * area / perimeter**2, 1.0),
         min(area / hull_area, 1.0),
-        min(hull_perimeter / perimeter, 1.0),
         np.sqrt(max(1 - (minor / major) ** 2, 0.0)),
-        minor / major,
         widths.min() / widths.max(),
         _deepest_bay(points, hull) / diameter,
         arms.std(),
         arms.min(),
         arms.max(),
         *_fourier(points),
-        curvature.std(),
         curvature.max(),
         curvature.min(),
         _spikes(curvature),
-        abs(_skewness(along[:, 0])),
-        abs(_skewness(along[:, 1])),
+        abs(_skewness(along)),
         _point_asymmetry(mask, centre),
     ]
     return Outline(
         area=area,
         perimeter=perimeter,
-        hull_area=hull_area,
-        hull_perimeter=hull_perimeter,
         feret_max=float(widths.max()),
         feret_min=float(widths.min()),
-        major=float(major),
-        minor=float(minor),
         angle=float(np.arctan2(axes[1, 1], axes[0, 1])),
         values=np.array(values),
     )
@@ -141,7 +123,6 @@ def size_values(outline: Outline, pitch: float, box: Float[np.ndarray, "4"]) -> 
     width, height = np.maximum(box[2:] - box[:2], 1e-3)
     return np.array(
         [
-            area,
             np.sqrt(4 * area / np.pi),
             outline.perimeter * pitch,
             outline.feret_max * pitch,
@@ -183,7 +164,7 @@ def _length(points: Float[np.ndarray, "M 2"]) -> float:
 def _hull(points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "M 2"]:
     """Corners of the convex hull; the points themselves where they lie on a line."""
     try:
-        hull: Float[np.ndarray, "M 2"] = points[ConvexHull(points).vertices]
+        hull: np.ndarray = points[ConvexHull(points).vertices]
     except QhullError:
         return points
     return hull
@@ -193,7 +174,7 @@ def _widths(hull: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "D"]:
     """Caliper widths in 36 directions."""
     turn = np.linspace(0, np.pi, 36, endpoint=False)
     cast = hull @ np.stack([np.cos(turn), np.sin(turn)])
-    return np.maximum(np.ptp(cast, axis=0), 1e-3)
+    return np.asarray(np.maximum(np.ptp(cast, axis=0), 1e-3))
 
 
 def _deepest_bay(points: Float[np.ndarray, "P 2"], hull: Float[np.ndarray, "M 2"]) -> float:
@@ -211,7 +192,7 @@ def _curvature(points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P"]:
     dx, dy = ((np.roll(smooth, -1, axis=0) - np.roll(smooth, 1, axis=0)) / (2 * step)).T
     ddx, ddy = ((np.roll(smooth, -1, axis=0) - 2 * smooth + np.roll(smooth, 1, axis=0)) / step**2).T
     sign = np.sign(_shoelace(points)) or 1.0
-    bend: Float[np.ndarray, "P"] = sign * (dx * ddy - dy * ddx) / np.maximum((dx**2 + dy**2) ** 1.5, 1e-3)
+    bend: np.ndarray = sign * (dx * ddy - dy * ddx) / np.maximum((dx**2 + dy**2) ** 1.5, 1e-3)
     return bend
 
 
@@ -222,12 +203,12 @@ def _spikes(curvature: Float[np.ndarray, "P"]) -> float:
 
 
 def _fourier(points: Float[np.ndarray, "P 2"]) -> list[float]:
-    """Amplitudes of elliptic Fourier descriptors, as shares of the first: ellipse, then ever finer lobes."""
+    """Amplitudes of elliptic Fourier descriptors, as shares of the first: two lobes, three, ever finer."""
     terms = np.abs(np.fft.fft(points[:, 0] + 1j * points[:, 1]))
     first = max(terms[1], terms[-1], 1e-9)
     pair = np.hypot(terms[1:22], terms[-1:-22:-1]) / first
     bands = [pair[1], pair[2], pair[3], np.linalg.norm(pair[4:8]), np.linalg.norm(pair[8:20])]
-    return [float(min(terms[1], terms[-1]) / first), *map(float, bands)]
+    return [float(band) for band in bands]
 
 
 def _skewness(values: Float[np.ndarray, "P"]) -> float:

@@ -38,8 +38,8 @@ def read_obs(path: Path) -> pd.DataFrame:
 def read_bags(path: Path, features: Sequence[str]) -> list[Bag]:
     """The bags of a store, in the order in which their samples first appear.
 
-    `features`: vector kinds (`shape`, `embedding`), joined side by side as float32, or `roi` alone as float16. All bags are
-    views of one array.
+    `features`: vector kinds (`shape`, `embedding`), joined side by side as float32, or `roi` alone as
+    float16. All bags are views of one array.
 
     Raises:
         FeaturesError: a kind is not in the store or cannot be joined, or a value is not finite.

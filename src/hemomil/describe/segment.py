@@ -58,8 +58,7 @@ class Views:
     @property
     def pitch(self) -> Float[np.ndarray, "N"]:
         """Image pixels per grid pixel."""
-        pitch: Float[np.ndarray, "N"] = self.windows[:, 2] / GRID
-        return pitch
+        return np.asarray(self.windows[:, 2] / GRID)
 
 
 def slide_of(image: UInt8[np.ndarray, "H W 3"]) -> Slide:
@@ -86,7 +85,7 @@ def density(
     colour: Float32[np.ndarray, "N G G 3"], background: Float32[np.ndarray, "..."]
 ) -> Float32[np.ndarray, "N G G 3"]:
     """Optical density per channel, ln((background + 1) / (intensity + 1))."""
-    return np.log((background + 1) / (colour + 1)).astype(np.float32)
+    return np.asarray(np.log((background + 1) / (colour + 1)), np.float32)
 
 
 def view(
@@ -101,7 +100,7 @@ def view(
     wide = windows_of(boxes, context=CONTEXT, least=8.0)
     colour, lit = _look(layers, wide, image.shape[:2])
     background = _near_background(colour, lit, slide)
-    coarse, found = _segment(colour, lit, background, slide)
+    coarse, found = _segment(colour, lit, background, slide, boxes)
     outlines, corners, pitch = list(coarse), wide[:, :2] - wide[:, 2:3] / 2, wide[:, 2] / GRID
     for i, mask in enumerate(masks or ()):
         if mask is not None and mask.any():
@@ -115,7 +114,7 @@ def view(
 def _look(
     layers: Float32[np.ndarray, "H W 4"], windows: Float[np.ndarray, "N 4"], shape: tuple[int, ...]
 ) -> tuple[Float32[np.ndarray, "N G G 3"], Float32[np.ndarray, "N G G"]]:
-    """Colour of each footprint, averaged over its lit part alone, and how much of it is lit and inside the image."""
+    """Colour of each footprint, averaged over its lit part, and how much is lit and inside the image."""
     seen = sample_windows(layers, windows, GRID)
     colour = seen[..., :3] / np.maximum(seen[..., 3:], 1e-3)
     return colour, seen[..., 3] * _inside(windows, shape)
@@ -125,13 +124,13 @@ def _inside(windows: Float[np.ndarray, "N 4"], shape: tuple[int, ...]) -> Bool[n
     """Which grid pixels lie in the image (windows are not turned here)."""
     steps = ((np.arange(GRID) + 0.5) / GRID - 0.5) * windows[:, 2, None]
     x, y = windows[:, 0, None] + steps, windows[:, 1, None] + steps
-    return ((y >= 0) & (y < shape[0]))[:, :, None] & ((x >= 0) & (x < shape[1]))[:, None, :]
+    return np.asarray(((y >= 0) & (y < shape[0]))[:, :, None] & ((x >= 0) & (x < shape[1]))[:, None, :])
 
 
 def _near_background(
     colour: Float32[np.ndarray, "N G G 3"], lit: Float32[np.ndarray, "N G G"], slide: Slide
 ) -> Float32[np.ndarray, "N 3"]:
-    """Uneven light: the median of near pixels that are close to the slide's background, where there are enough."""
+    """Uneven light: the median of the pixels nearby that are close to the slide's background, if any."""
     background = np.repeat(slide.background[None], len(colour), axis=0)
     if slide.masked:
         return background
@@ -144,8 +143,16 @@ def _near_background(
 def _disc(radius: float) -> Bool[np.ndarray, "G G"]:
     """A disc in the middle of the grid; radius 1 touches the sides of the box."""
     steps = (np.arange(GRID) + 0.5) / GRID * 2 - 1
-    inside: Bool[np.ndarray, "G G"] = np.hypot(*np.meshgrid(steps, steps)) * CONTEXT <= radius
-    return inside
+    return np.asarray(np.hypot(*np.meshgrid(steps, steps)) * CONTEXT <= radius)
+
+
+def _ellipses(boxes: Float[np.ndarray, "N 4"]) -> Bool[np.ndarray, "N G G"]:
+    """The ellipse in each box, seen through its window."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
+    share = np.maximum(sides / sides.max(axis=1, keepdims=True), 0.15)
+    steps = ((np.arange(GRID) + 0.5) / GRID * 2 - 1) * CONTEXT / 0.95
+    across, down = steps / share[:, :1], steps / share[:, 1:]
+    return np.asarray(across[:, None, :] ** 2 + down[:, :, None] ** 2 <= 1)
 
 
 def _segment(
@@ -153,13 +160,12 @@ def _segment(
     lit: Float32[np.ndarray, "N G G"],
     background: Float32[np.ndarray, "N 3"],
     slide: Slide,
+    boxes: Float[np.ndarray, "N 4"],
 ) -> tuple[Bool[np.ndarray, "N G G"], Bool[np.ndarray, "N"]]:
     """Outline of the cell at the centre of each window, and whether one was found."""
-    if slide.masked:
-        dark = lit > 0.5
-    else:
-        dark = _darker(density(colour, background[:, None, None]) @ WEIGHTS, lit)
-    filled = _without_holes(dark)
+    dense = density(colour, background[:, None, None]) @ WEIGHTS
+    dark = lit > 0.5 if slide.masked else _darker(dense, lit)
+    filled = _without_holes(dark, _disc(0.85))
     opened = ndimage.binary_opening(filled, FLAT, iterations=1 if slide.masked else 2)
     label, _ = ndimage.label(opened, FLAT)
     mask = np.stack([_central(plane) for plane in label]) if len(label) else opened
@@ -167,31 +173,38 @@ def _segment(
         mask = np.stack([_parted(one) if _leaves(one) else one for one in mask]) if len(mask) else mask
     share = mask.sum(axis=(1, 2)) / GRID**2
     found = (share > 0.03) & (share < 0.9)
-    return np.where(found[:, None, None], mask, _disc(0.95)), found
+    return np.where(found[:, None, None], mask, _ellipses(boxes)), found
 
 
 def _darker(
     dense: Float32[np.ndarray, "N G G"], lit: Float32[np.ndarray, "N G G"]
 ) -> Bool[np.ndarray, "N G G"]:
-    """Darker than 45 % of the cell's own rim: a cell's level, so that a dark neighbour does not set the threshold."""
+    """Darker than 45 % of the cell's own rim, so that a darker neighbour does not set the threshold."""
     smooth = ndimage.gaussian_filter(dense, (0, 0.7, 0.7))
     level = np.quantile(smooth[:, _disc(0.65)], 0.75, axis=1) if len(smooth) else np.empty(0)
-    return (smooth > np.maximum(0.45 * level, 0.02)[:, None, None]) & (lit > 0.5)
+    return np.asarray((smooth > np.maximum(0.45 * level, 0.02)[:, None, None]) & (lit > 0.5))
 
 
-def _without_holes(dark: Bool[np.ndarray, "N G G"]) -> Bool[np.ndarray, "N G G"]:
-    """Pale areas that do not reach the border of the window belong to the cell (pallor)."""
+def _without_holes(
+    dark: Bool[np.ndarray, "N G G"], near: Bool[np.ndarray, "G G"] | None = None
+) -> Bool[np.ndarray, "N G G"]:
+    """Enclosed pale areas belong to the cell (pallor); with `near`, only those that lie mostly in there.
+
+    The rest are gaps in a crowd of touching cells.
+    """
     label, count = ndimage.label(~dark, FLAT)
     reaches = np.zeros(count + 1, bool)
     for edge in (label[:, 0], label[:, -1], label[:, :, 0], label[:, :, -1]):
         reaches[edge.ravel()] = True
-    filled: Bool[np.ndarray, "N G G"] = dark | ~reaches[label]
-    return filled
+    if near is not None:
+        sizes = np.bincount(label.ravel(), minlength=count + 1)
+        inside = np.bincount(label[:, near].ravel(), minlength=count + 1)
+        reaches |= inside < 0.5 * sizes
+    return np.asarray(dark | ~reaches[label])
 
 
 _CORE = _disc(0.4)
-_BOX = np.pad(np.ones((52, 52), bool), 6)
-"""The box within its window, and a little more."""
+_BORDER = ~np.pad(np.ones((GRID - 4, GRID - 4), bool), 2)
 
 
 def _central(label: Int[np.ndarray, "G G"]) -> Bool[np.ndarray, "G G"]:
@@ -199,7 +212,7 @@ def _central(label: Int[np.ndarray, "G G"]) -> Bool[np.ndarray, "G G"]:
     counts = np.bincount(label[_CORE])
     counts[0] = 0
     chosen = int(counts.argmax())
-    return (label == chosen) & (chosen > 0)
+    return np.asarray((label == chosen) & (chosen > 0))
 
 
 def _leaves(mask: Bool[np.ndarray, "G G"]) -> bool:
@@ -214,10 +227,11 @@ def _parted(mask: Bool[np.ndarray, "G G"]) -> Bool[np.ndarray, "G G"]:
     peaks = peak_local_max(depth, min_distance=6, labels=mask.astype(np.int32), exclude_border=False)
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(peaks.T)] = np.arange(2, len(peaks) + 2)
-    # what lies beyond the box belongs to the neighbours
-    markers[mask & ~_BOX] = 1
+    # what runs into the border of the window belongs to the neighbours
+    markers[mask & _BORDER] = 1
     pieces = watershed(-depth, markers, mask=mask)
-    return _without_holes(_central(np.where(pieces > 1, pieces, 0))[None])[0]
+    middle = _central(np.where(pieces > 1, pieces, 0))
+    return np.asarray(_without_holes(middle[None])[0])
 
 
 def _tight(

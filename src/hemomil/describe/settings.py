@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["shape", "crop", "roi", "embedding"]
-"""shape: named numbers; crop: a small picture; roi: 256x14x14 maps of the detector; embedding: vectors brought along."""
+"""Named numbers; a small picture; 256x14x14 maps of the detector; vectors brought along."""
 
 
 class DescribeSettings(BaseModel):

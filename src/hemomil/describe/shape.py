@@ -39,8 +39,8 @@ def measure(
 ) -> Float32[np.ndarray, "N F"]:
     """The shape features of each cell; every value is finite, whatever the image.
 
-    A cell without a mask is segmented inside its box; where that fails an ellipse in the box stands in and the feature
-    `segmented` is 0. Sizes are in image pixels; all else is free of scale.
+    A cell without a mask is segmented inside its box; where that fails a disc in the box stands in and the
+    feature `segmented` is 0. Sizes are in image pixels; all else is free of scale.
     """
     if len(boxes) == 0:
         return np.zeros((0, len(SHAPE_NAMES)), np.float32)

@@ -2,11 +2,12 @@
 
 Axes: N cells, M rows written at once.
 
-    obs                 cell_id (index), sample, patient, label, image, x0 y0 x1 y1, det_score, area, site, cell_label,
-                        mask_rle (COCO run lengths, relative to the box rounded outwards; empty where there is no mask)
-    X, var              the shape features under their names, where `shape` is kept
-    obsm                "shape" N F float32 · "crop" N S S 3 uint8 · "roi" N 256 14 14 float16 · "embedding" N D float32
-    uns["hemomil"]      version of each kind (the detector's fingerprint for "roi"), image of each cell's sample
+    obs             cell_id (index), sample, patient, label, image, site, cell_label, x0 y0 x1 y1, det_score,
+                    area, mask_rle (COCO run lengths within the box rounded outwards; empty where there is no mask)
+    X, var          the shape features under their names, where `shape` is kept
+    obsm            "shape" N F float32, "crop" N S S 3 uint8, "roi" N 256 14 14 float16,
+                    "embedding" N D float32
+    uns["hemomil"]  JSON: kinds, version of each kind (the detector's fingerprint for "roi"), feature names
 """
 
 import hashlib
@@ -39,8 +40,9 @@ PENDING_BYTES = 64 * 2**20
 class StoreWriter:
     """Fill a store image by image; it appears under its name only when every row of every kind is there.
 
-    Use it as a context manager. A writer that fails removes what it wrote, or, with `resume`, leaves a hidden folder that
-    a writer with the same cells and versions goes on from (`done` says which rows it may skip) and any other removes.
+    Use it as a context manager. A writer that fails removes what it wrote, or, with `resume`, leaves a hidden
+    folder that a writer with the same cells and versions goes on from (`done` says which rows it may skip)
+    and any other removes.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class StoreWriter:
             _write_frame(self.part, obs, self.kinds, about, self._stamp)
         self._group = zarr.open_group(self.part, mode="r+")
         self._done = {kind: np.asarray(_array(self._group, f"done/{kind}")[:]) for kind in self.kinds}
-        self._pending: dict[Kind, list[tuple[Int[np.ndarray, "M"], Shaped[np.ndarray, "M ..."]]]] = {
+        self._pending: dict[Kind, list[tuple[Int[np.ndarray, M], Shaped[np.ndarray, "M ..."]]]] = {
             kind: [] for kind in self.kinds
         }
 
@@ -168,7 +170,7 @@ def obs_of(cells: Cells, cohort: Cohort) -> pd.DataFrame:
     sites = {(s.sample, row.image): row.site for s in cohort.samples for row in s.images}
     owner = [by_sample[name] for name in cells.samples]
     boxes = np.asarray(cells.boxes, np.float64).reshape(-1, 4)
-    texts = {
+    texts: dict[str, list[str] | list[str | None]] = {
         "sample": list(cells.samples),
         "patient": [s.patient for s in owner],
         "label": [s.label for s in owner],
@@ -176,7 +178,9 @@ def obs_of(cells: Cells, cohort: Cohort) -> pd.DataFrame:
         "site": [sites.get(pair) for pair in zip(cells.samples, cells.images, strict=True)],
         "cell_label": list(cells.cell_labels),
     }
-    columns: dict[str, Any] = {name: pd.Categorical(values) for name, values in texts.items()}
+    columns: dict[str, Any] = {
+        name: pd.Categorical(pd.Series(values, dtype=object)) for name, values in texts.items()
+    }
     columns |= {name: boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
     columns["det_score"] = np.asarray(cells.scores, np.float64)
     columns["area"] = _areas(cells)
@@ -240,7 +244,7 @@ def _write_frame(
 
 
 def _make_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:
-    """An array that AnnData recognises; maps of half floats do not compress, so they are stored as they are."""
+    """An array that AnnData recognises; half floats do not compress, so they are stored as they are."""
     array = group.create_array(
         name,
         shape=shape,

@@ -1,13 +1,13 @@
 """Look at an image through windows: square, freely placed and turned, averaged onto a common grid.
 
 Axes: N cells, S grid pixels a side, C channels, H W image pixels.
-A *window* is a row (centre x, centre y, side, angle): a square of the image, in pixels, and the angle in radians
-that its x axis makes with the image's.
+A *window* is a row (centre x, centre y, side, angle): a square of the image, in pixels, and the angle in
+radians that its x axis makes with the image's.
 """
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32
 from torch.nn.functional import avg_pool2d, grid_sample
 
 MAX_OVERSAMPLING = 8
