@@ -388,6 +388,17 @@ def test_a_large_run_says_what_it_shows_and_lists_all(tmp_path):
         assert f"shown because: {why}" in text
 
 
+def test_a_sample_says_how_many_runs_agree(tmp_path):
+    run = make_run(tmp_path, samples=3)
+    table = pd.read_csv(run / "samples.csv")
+    other = (table["sample"] == "s000") & (table["run"] == 1)
+    table.loc[other, "predicted"] = "sickle" if table["predicted"][0] == "control" else "control"
+    table.to_csv(run / "samples.csv", index=False)
+    text = text_of(write_report(run, read_image=read_image).read_text())
+    assert text.count("1 of 2 trainings") == 1
+    assert text.count("2 of 2 trainings") == 2
+
+
 def test_another_method_can_be_shown(tmp_path):
     run = make_run(tmp_path, samples=6)
     page = write_report(run, read_image=read_image, settings=ReportSettings(method="att")).read_text()

@@ -46,7 +46,7 @@ class RunTables:
     classes: tuple[str, ...]
     control: str
     samples: pd.DataFrame
-    """S rows: sample, patient, label, predicted, probability, novelty_p, prob_<class>, cells, strange."""
+    """S rows: samples.csv plus probability (the highest), cells, strange, reads, agreeing."""
     cells: pd.DataFrame
     """N rows: cells.parquet plus the sample's label and attention_ratio (1: the sample's average cell)."""
     estimates: pd.DataFrame
@@ -82,7 +82,7 @@ def read_run(folder: Path, method: str | None = None, about: Mapping[str, Any] |
     run = runs[0] if runs else None
     of_method = all_samples[all_samples["method"] == shown]
     of_run = of_method if run is None else of_method[of_method["run"] == run]
-    samples = of_run.drop_duplicates("sample").reset_index(drop=True)
+    samples = _with_agreement(of_run.drop_duplicates("sample").reset_index(drop=True), of_method)
     cells = _read_cells(folder / "cells.parquet", shown, run, samples)
     metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     control = str(about.get("control") or "control")
@@ -213,6 +213,17 @@ def _filters(path: Path, method: str, run: int | None) -> list[tuple[str, str, s
 
 def _text(column: "pd.Series[Any]") -> "pd.Series[str]":
     return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def _with_agreement(samples: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
+    """Add how many runs read the sample at all, and how many as the shown one does."""
+    said = all_runs[["sample", "predicted"]].merge(
+        samples[["sample", "predicted"]], on="sample", suffixes=("", "_shown")
+    )
+    same = said["predicted"].eq(said["predicted_shown"]).groupby(said["sample"])
+    return samples.assign(
+        reads=samples["sample"].map(same.size()), agreeing=samples["sample"].map(same.sum())
+    )
 
 
 def _with_cells(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

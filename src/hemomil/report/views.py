@@ -16,7 +16,7 @@ from hemomil.report.reasons import Reason
 from hemomil.report.scales import Scale
 from hemomil.report.settings import ReportSettings
 from hemomil.report.tables import RunTables, records
-from hemomil.report.words import cell_text, novelty_text, verdict
+from hemomil.report.words import cell_text, novelty_text, runs_text, verdict
 
 BOX = ["x0", "y0", "x1", "y1"]
 
@@ -72,6 +72,7 @@ class SampleView:
     why: str
     verdict: str
     novelty: str
+    runs: str
     probabilities: tuple[tuple[str, float], ...]
     cells: int
     fields: tuple[FieldView, ...]
@@ -127,6 +128,7 @@ class Views:
             why=row["why"],
             verdict=verdict(dict(probabilities)),
             novelty=novelty_text(row["novelty_p"]),
+            runs=runs_text(row["agreeing"], row["reads"]),
             probabilities=probabilities,
             cells=len(cells),
             fields=tuple(self._field(str(image), cells[cells["image"] == image]) for image in shown),

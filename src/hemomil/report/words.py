@@ -91,6 +91,11 @@ def verdict(probabilities: Mapping[str, float]) -> str:
     return f"Undecided: {first} ({top:.2f}) or {second}."
 
 
+def runs_text(agreeing: int, reads: int) -> str:
+    """Whether repeated trainings agree; empty where there was one."""
+    return f"{agreeing} of {reads} trainings with other seeds and folds read it so." if reads > 1 else ""
+
+
 def novelty_text(p: float) -> str:
     """Whether the sample as a whole is unlike healthy ones; empty where that was not tested."""
     if math.isnan(p):
