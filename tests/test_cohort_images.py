@@ -57,7 +57,10 @@ EXACT = {
         lambda p: Image.fromarray(GREY > 127).save(p),
         three_times(np.where(GREY > 127, 255, 0)),
     ),
-    "bits.tif": (lambda p: tiff(p, GREY > 127, photometric="minisblack"), three_times(np.where(GREY > 127, 255, 0))),
+    "bits.tif": (
+        lambda p: tiff(p, GREY > 127, photometric="minisblack"),
+        three_times(np.where(GREY > 127, 255, 0)),
+    ),
     "palette.png": (lambda p: picture("P").save(p), np.asarray(picture("P").convert("RGB"))),
     "palette.tif": (lambda p: picture("P").save(p), np.asarray(picture("P").convert("RGB"))),
     "alpha.png": (lambda p: Image.fromarray(RGBA).save(p), on_white(RGB, ALPHA)),
@@ -82,7 +85,10 @@ EXACT = {
     ),
     "planar.tif": (lambda p: tiff(p, PLANES, photometric="rgb", planarconfig="separate"), RGB),
     "channels.ome.tif": (lambda p: tiff(p, PLANES, photometric="minisblack", metadata={"axes": "CYX"}), RGB),
-    "imagej.tif": (lambda p: tiff(p, PLANES, imagej=True, photometric="minisblack", metadata={"axes": "CYX"}), RGB),
+    "imagej.tif": (
+        lambda p: tiff(p, PLANES, imagej=True, photometric="minisblack", metadata={"axes": "CYX"}),
+        RGB,
+    ),
     "inverted.tif": (lambda p: tiff(p, GREY, photometric="miniswhite"), three_times(255 - GREY)),
     "lzw.tif": (lambda p: picture().save(p, compression="tiff_lzw"), RGB),
     "deflate.tif": (lambda p: tiff(p, RGB, photometric="rgb", compression="zlib", tile=(16, 16)), RGB),
@@ -105,7 +111,8 @@ def test_every_kind_of_image_becomes_the_rgb_it_shows(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("a.jpg", "RGB"), ("l.jpg", "L"), ("cmyk.jpg", "CMYK"), ("jpeg.tif", "RGB"), ("y.tif", "YCbCr")]
+    ("name", "mode"),
+    [("a.jpg", "RGB"), ("l.jpg", "L"), ("cmyk.jpg", "CMYK"), ("jpeg.tif", "RGB"), ("y.tif", "YCbCr")],
 )
 def test_lossy_images_come_near(tmp_path, name, mode):
     smooth = np.linspace(60, 200, 64)[None, :, None] * np.ones((48, 1, 3))
@@ -136,7 +143,9 @@ BAD = {
         "several pages or planes (3 along Z)",
     ),
     "fluorescence.ome.tif": (
-        lambda p: tiff(p, np.zeros((4, 20, 30), np.uint8), photometric="minisblack", metadata={"axes": "CYX"}),
+        lambda p: tiff(
+            p, np.zeros((4, 20, 30), np.uint8), photometric="minisblack", metadata={"axes": "CYX"}
+        ),
         "4 along C",
     ),
     "float.tif": (lambda p: tiff(p, RGB.astype(np.float32), photometric="rgb"), "has float32 pixels"),

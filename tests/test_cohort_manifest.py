@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemomil.cohort import exclude, init_manifest, read_manifest, select, summary, whole_image_cells, without_images
+from hemomil.cohort import (
+    exclude,
+    init_manifest,
+    read_manifest,
+    select,
+    summary,
+    whole_image_cells,
+    without_images,
+)
 from hemomil.errors import HemomilError, ManifestError, SettingsError
 from hemomil.types import Cohort
 
@@ -136,7 +144,9 @@ def test_labels_may_be_blank_or_missing_where_nothing_is_learned(tmp_path):
 
 def test_paths_are_relative_to_the_manifest_and_windows_paths_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
-    path = write(tmp_path, f"{HEADER}\nimg\\a.png,s1,p1,control\nimg/b.png,s2,p2,scd\n", "img/a.png", "img/b.png")
+    path = write(
+        tmp_path, f"{HEADER}\nimg\\a.png,s1,p1,control\nimg/b.png,s2,p2,scd\n", "img/a.png", "img/b.png"
+    )
     first, second = read_manifest(path).samples
     assert first.images[0].image == "img\\a.png"
     assert first.images[0].path.is_file()
@@ -245,7 +255,10 @@ def test_many_missing_images_are_counted_and_their_rows_kept(tmp_path):
         (b"image,sample\0,patient,label\n", "is not a CSV table"),
         (b'image,sample,patient,label\n"a.png,s,p,control\n', "is not a CSV table"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text"),
-        (b"image,sample,patient,label\na.png,s,p,control,extra\n", "row 2: the row has 5 values for 4 columns"),
+        (
+            b"image,sample,patient,label\na.png,s,p,control,extra\n",
+            "row 2: the row has 5 values for 4 columns",
+        ),
     ],
 )
 def test_what_is_not_a_table_is_refused(tmp_path, content, expected):

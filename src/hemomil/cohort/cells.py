@@ -4,6 +4,7 @@ Axes: N cells, R rows of the cohort. A cell belongs to every sample that has a r
 whose region holds the cell's centre, or only to the sample that the file names.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -198,10 +199,13 @@ def _clipped(table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> pd.Da
 
 def _masks(given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> list[Mask | None]:
     boxes = table[BOX].to_numpy()
-    return [
-        _mask(given.shapes[row], sizes[image], box) if row in given.shapes else None
-        for row, image, box in zip(table.index, table["image"], boxes, strict=True)
-    ]
+    with warnings.catch_warnings():
+        # pycocotools hands over its arrays in a way that NumPy 2 deprecates
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return [
+            _mask(given.shapes[row], sizes[image], box) if row in given.shapes else None
+            for row, image, box in zip(table.index, table["image"], boxes, strict=True)
+        ]
 
 
 def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:

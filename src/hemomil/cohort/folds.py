@@ -3,12 +3,12 @@
 Axes: S samples, K classes, V folds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from hemomil.cohort.choose import known_column, sample_value
 from hemomil.cohort.problems import Problem, refuse_if_any
@@ -17,7 +17,9 @@ from hemomil.streams import stream
 from hemomil.types import Cohort, Notice, class_order
 
 DRAWS = 5
-"""Divisions drawn; the one with the most even sample counts is taken. More would make all runs alike."""
+"""Divisions with every class in every fold among which the most even is taken. More would make runs alike."""
+MOST_DRAWS = 30
+"""Divisions drawn in search of these; as many again without stratification, should they all fail."""
 
 FoldUnit = tuple[str, str, str]
 """sample, patient (or another group), label."""
@@ -82,8 +84,9 @@ def make_folds(
     names, labels = np.unique([label for *_, label in samples], return_inverse=True)
     pairs = np.unique(np.stack([patients, labels], axis=1), axis=0)
     rng = stream(seed, "folds", run)
-    draws = [_draw(pairs, len(groups), n_folds, rng)[patients] for _ in range(DRAWS)]
-    fold = min(draws, key=lambda fold: _unevenness(_counts(fold, labels, n_folds)))
+    kinds = [StratifiedGroupKFold] * MOST_DRAWS + [GroupKFold] * MOST_DRAWS
+    draws = (_draw(kind, pairs, len(groups), n_folds, rng)[patients] for kind in kinds)
+    fold = _most_even(draws, labels, n_folds)
     counts_VK = _counts(fold, labels, n_folds)
     _refuse_untrainable(counts_VK, names, group)
     return Folds(fold=fold, notices=tuple(_notices(counts_VK, names)))
@@ -115,15 +118,30 @@ def _refuse_few(samples: Sequence[FoldUnit], n_folds: int, group: str) -> None:
 
 
 def _draw(
-    pairs: Int[np.ndarray, "P 2"], n_groups: int, n_folds: int, rng: np.random.Generator
+    kind: type, pairs: Int[np.ndarray, "P 2"], n_groups: int, n_folds: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "G"]:
     """The fold of each of G patients, from the P distinct pairs of patient and class."""
     patients, labels = pairs.T
     fold = np.zeros(n_groups, dtype=np.int64)
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=int(rng.integers(2**31)))
+    splitter = kind(n_folds, shuffle=True, random_state=int(rng.integers(2**31)))
     for number, (_, test) in enumerate(splitter.split(labels, labels, patients)):
         fold[patients[test]] = number
     return fold
+
+
+def _most_even(draws: Iterator[np.ndarray], labels: np.ndarray, n_folds: int) -> Int[np.ndarray, "S"]:
+    """The most even of the first few draws that have every class in every fold; failing these, of all."""
+    best: np.ndarray | None = None
+    n_complete = 0
+    for fold in draws:
+        unevenness = _unevenness(_counts(fold, labels, n_folds))
+        if best is None or unevenness < _unevenness(_counts(best, labels, n_folds)):
+            best = fold
+        n_complete += unevenness[0] == 0
+        if n_complete == DRAWS:
+            break
+    assert best is not None
+    return best
 
 
 def _counts(fold: Int[np.ndarray, "S"], labels: Int[np.ndarray, "S"], n_folds: int) -> Int[np.ndarray, "V K"]:
