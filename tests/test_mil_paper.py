@@ -1,4 +1,4 @@
-"""preset=paper against a slow, literal implementation of the paper's equations: one bag, one cell at a time."""
+"""preset=paper against a slow, literal implementation of its equations: one bag, one cell at a time."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from mil_cohorts import make_bag, make_roi_cohort
 from scipy.spatial.distance import mahalanobis
 from sklearn.mixture import GaussianMixture
-from torch.nn import functional as F
+from torch.nn import functional
 
 from hemomil.mil import MILSettings
 from hemomil.mil.encoder import RoiEncoder
@@ -19,11 +19,17 @@ TABLE_1 = ("att", "att+sic", "anomaly", "anomaly+att", "anomaly+att+sic")
 def literal_embedding(weights, cell):
     """Sec. 2, Instance encoder: conv 2x2/2 pad 2, conv, max-pool, conv, linear; ReLU between. One cell."""
     x = cell[None]
-    x = F.relu(F.conv2d(x, weights["encoder.0.weight"], weights["encoder.0.bias"], stride=2, padding=2))
-    x = F.relu(F.conv2d(x, weights["encoder.2.weight"], weights["encoder.2.bias"], stride=2))
-    x = F.max_pool2d(x, 2, stride=2)
-    x = F.relu(F.conv2d(x, weights["encoder.5.weight"], weights["encoder.5.bias"], stride=2))
-    return F.relu(weights["encoder.8.weight"] @ x.reshape(650) + weights["encoder.8.bias"])
+    x = functional.relu(
+        functional.conv2d(x, weights["encoder.0.weight"], weights["encoder.0.bias"], stride=2, padding=2)
+    )
+    x = functional.relu(
+        functional.conv2d(x, weights["encoder.2.weight"], weights["encoder.2.bias"], stride=2)
+    )
+    x = functional.max_pool2d(x, 2, stride=2)
+    x = functional.relu(
+        functional.conv2d(x, weights["encoder.5.weight"], weights["encoder.5.bias"], stride=2)
+    )
+    return functional.relu(weights["encoder.8.weight"] @ x.reshape(650) + weights["encoder.8.bias"])
 
 
 def literal_loss(method, weights, mixture, cells, label, epoch):
@@ -47,14 +53,14 @@ def literal_loss(method, weights, mixture, cells, label, epoch):
     for n, z_n in enumerate(z):
         z_bag = z_bag + sum(w * share[n] for w, share in zip(mixing, shares, strict=True)) * z_n
     logits = weights["pooling.classifier.weight"] @ z_bag + weights["pooling.classifier.bias"]
-    loss = -F.log_softmax(logits, dim=0)[label]
+    loss = -functional.log_softmax(logits, dim=0)[label]
     if method.endswith("sic"):
         beta = 0.95**epoch
         noisy = []
         for z_n in z:
             hidden = weights["instance.0.weight"] @ z_n + weights["instance.0.bias"]
             own = weights["instance.1.weight"] @ hidden + weights["instance.1.bias"]
-            noisy.append(-F.log_softmax(own, dim=0)[label])
+            noisy.append(-functional.log_softmax(own, dim=0)[label])
         loss = (1 - beta) * loss + beta * sum(noisy) / len(noisy)
     return loss, logits
 
@@ -70,9 +76,7 @@ def make_trainer(method, bags):
         [torch.from_numpy(bag.features) for bag in bags], targets, torch.where(targets == 0, targets, -1)
     )
     settings = MILSettings.preset("paper", learning_rate=1e-3)
-    return Trainer(
-        training, PARTS[method], (256, 14, 14), 3, settings, seed=5, device=torch.device("cpu")
-    )
+    return Trainer(training, PARTS[method], (256, 14, 14), 3, settings, seed=5, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", TABLE_1)
@@ -84,7 +88,9 @@ def test_the_paper_preset_reproduces_the_literal_equations(method, bags):
         trainer.refit()
         controls = [cell for bag in bags if bag.label == "control" for cell in bag.features]
         z = [literal_embedding(weights, torch.from_numpy(cell).float()).detach().numpy() for cell in controls]
-        mixture = GaussianMixture(1, covariance_type="full", random_state=0).fit(np.array(z, dtype=np.float64))
+        mixture = GaussianMixture(1, covariance_type="full", random_state=0).fit(
+            np.array(z, dtype=np.float64)
+        )
         assert trainer.reference.mean.numpy() == pytest.approx(mixture.means_[0], abs=1e-6)
 
     optimiser = torch.optim.Adam(list(weights.values()), lr=1e-3, weight_decay=1e-5)
@@ -130,7 +136,12 @@ def test_the_encoder_has_the_paper_s_shapes():
 def test_the_paper_preset_has_the_printed_settings():
     paper = MILSettings.preset("paper")
     assert (paper.epochs, paper.learning_rate, paper.weight_decay) == (100, 5e-5, 1e-5)
-    assert (paper.refit_every, paper.em_iterations, paper.components, paper.instance_decay) == (5, 100, 1, 0.95)
+    assert (paper.refit_every, paper.em_iterations, paper.components, paper.instance_decay) == (
+        5,
+        100,
+        1,
+        0.95,
+    )
     assert (paper.batch_bags, paper.embedding, paper.attention_hidden, paper.mixing) == (1, 500, 128, "free")
 
 

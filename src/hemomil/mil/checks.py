@@ -12,24 +12,25 @@ def check_bags(bags: Sequence[Bag], feature_shape: tuple[int, ...] | None = None
     """The shape of a cell's features. Raises FeaturesError where bags are empty, unlike or not finite."""
     if not bags:
         raise FeaturesError("there is no bag", hint="give at least one sample with cells")
-    first = bags[0].features.shape[1:]
-    expected = feature_shape if feature_shape is not None else first
+    expected = bags[0].features.shape[1:] if feature_shape is None else feature_shape
+    whose = (
+        f"those of sample {bags[0].sample!r}" if feature_shape is None else "those the model was trained on"
+    )
     for bag in bags:
-        _check_bag(bag, tuple(expected), trained=feature_shape is not None)
-    return tuple(expected)
+        _check_bag(bag, expected, whose)
+    return expected
 
 
-def _check_bag(bag: Bag, expected: tuple[int, ...], *, trained: bool) -> None:
+def _check_bag(bag: Bag, expected: tuple[int, ...], whose: str) -> None:
     if len(bag) == 0:
         raise FeaturesError(
             f"sample {bag.sample!r} has no cells",
             hint="leave it out: without cells there is nothing to judge",
         )
     if bag.features.shape[1:] != expected:
-        whose = "the model was trained on" if trained else "the other samples have"
         raise FeaturesError(
             f"cells of sample {bag.sample!r} have features of shape {_shape(bag.features.shape[1:])}; "
-            f"{whose} {_shape(expected)}",
+            f"{whose} have shape {_shape(expected)}",
             hint="describe all samples with the same --features as the model's",
         )
     finite = np.isfinite(bag.features).reshape(len(bag), -1).all(axis=1)

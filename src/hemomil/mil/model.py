@@ -17,7 +17,7 @@ from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.encoder import FeatureSpace, reads_maps
 from hemomil.mil.explanation import explain_bag
-from hemomil.mil.network import MILNetwork
+from hemomil.mil.network import MILNetwork, blank_network
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence, QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
@@ -44,7 +44,7 @@ class Core(nn.Module):
         self.space = FeatureSpace(feature_shape, settings.clip)
         members = settings.members if parts.ensemble else 1
         self.networks = nn.ModuleList(
-            [MILNetwork(parts, feature_shape, n_classes, settings) for _ in range(members)]
+            [blank_network(parts, feature_shape, n_classes, settings) for _ in range(members)]
         )
         self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
 
@@ -96,9 +96,9 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     control : the healthy class.
     seed : fixes every random draw; no global random state is used or changed.
 
-    After `fit`: `classes_` (the control class first), `feature_shape_`, `notices_`, and `control_scores_`: the
-    anomaly of the training controls' cells, each by a reference made without its donor's group, and the
-    patient of each cell.
+    After `fit`: `classes_` (the control class first), `feature_shape_`, `notices_`, and `control_scores_`:
+    the anomaly of the training controls' cells, each by a reference made without its donor's group, and their
+    patients.
 
     Notes
     -----
@@ -238,7 +238,8 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, bags: Sequence[Bag]) -> np.ndarray:
         """The most probable class of each bag."""
-        return self.classes_[self.predict_proba(bags).argmax(axis=1)]  # type: ignore[no-any-return]
+        chosen = self.predict_proba(bags).argmax(axis=1)
+        return self.classes_[chosen]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def predict_cells(self, bags: Sequence[Bag]) -> list[Prediction]:

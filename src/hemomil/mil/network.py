@@ -109,6 +109,15 @@ def make_pooling(parts: Parts, n_classes: int, settings: MILSettings) -> Pooling
             )
 
 
+def blank_network(
+    parts: Parts, feature_shape: tuple[int, ...], n_classes: int, settings: MILSettings
+) -> MILNetwork:
+    """A network whose weights are still to be drawn or loaded; making it draws nothing."""
+    with torch.device("meta"):
+        network = MILNetwork(parts, feature_shape, n_classes, settings)
+    return network.to_empty(device="cpu")
+
+
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """torch's own initial weights, uniform in +-1/sqrt(fan-in), but drawn from a stream with a name."""
     for layer in network.modules():
@@ -117,3 +126,5 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             if layer.bias is not None:
                 nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        if isinstance(layer, WeightedPooling) and layer.share_logits is not None:
+            nn.init.zeros_(layer.share_logits)

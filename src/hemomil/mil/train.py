@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hemomil.errors import FeaturesError
-from hemomil.mil.network import MILNetwork, initialise
+from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence
 from hemomil.mil.reference import CrossFitted, HealthyReference, fit_crossfitted, fit_gaussian
@@ -65,7 +65,7 @@ class Trainer:
     ) -> None:
         self.bags, self.parts, self.settings = bags, parts, settings
         self.seed, self.device = seed, device
-        self.network = MILNetwork(parts, feature_shape, n_classes, settings)
+        self.network = blank_network(parts, feature_shape, n_classes, settings)
         initialise(self.network, torch.Generator().manual_seed(stream_seed(seed, "weights")))
         self.network.to(device)
         self.weighs_distance = parts.distance and not parts.frozen_reference
