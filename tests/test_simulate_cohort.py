@@ -75,6 +75,14 @@ def test_another_seed_gives_other_images(folder, tmp_path):
     assert not set(digests(tmp_path / "other").values()) & set(digests(folder).values())
 
 
+def test_no_two_images_lay_their_cells_alike(tmp_path):
+    alike = {"patients": {"hs": 2}, "cells": (12, 12), "jpeg_quality": None}
+    simulate(tmp_path / "out", SMALL.model_copy(update=alike))
+    cells = pd.read_csv(tmp_path / "out" / "cells.csv")
+    boxes = [set(map(tuple, rows[["x0", "y0", "x1", "y1"]].to_numpy())) for _, rows in cells.groupby("image")]
+    assert all(len(a & b) <= 2 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_a_patient_does_not_depend_on_the_other_patients(folder, tmp_path):
     simulate(tmp_path / "fewer", SMALL.model_copy(update={"patients": {"scd": 1, "control": 1}}))
     fewer, all_ = digests(tmp_path / "fewer"), digests(folder)
