@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hemomil.report.reasons import Reason
 from hemomil.report.scales import scales
 from hemomil.report.vocabulary import NOT_OF_THE_CELL, plain_words
-from hemomil.report.words import estimate_text, novelty_text, p_text, verdict
+from hemomil.report.words import estimate_text, flagged_text, novelty_text, p_text, verdict
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def test_a_sample_is_called_strange_only_when_it_is():
     assert "stranger than healthy" in novelty_text(0.03)
     assert "within the range" in novelty_text(0.3)
     assert novelty_text(np.nan) == ""
+
+
+def test_cells_that_stand_out_are_counted():
+    assert flagged_text(pd.Series([0.01, 0.1, 0.11, np.nan])).startswith("2 of 4 cells")
+    assert flagged_text(pd.Series([np.nan])) == ""
 
 
 def test_a_cell_below_control_cells_is_said_to_be_below():

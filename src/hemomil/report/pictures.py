@@ -71,8 +71,10 @@ class Pictures:
         return _jpeg(part)
 
     def _read_uncached(self, image: str) -> UInt8[np.ndarray, "H W 3"] | None:
-        if self._manifest is None or not image:
-            self.problems[image or "(no name)"] = "run.json names no manifest to find images by"
+        if not image:
+            return None
+        if self._manifest is None:
+            self.problems[image] = "run.json names no manifest to find images by"
             return None
         try:
             return self._read_image(self._manifest.parent / image)

@@ -16,7 +16,7 @@ from hemomil.report.reasons import Reason
 from hemomil.report.scales import Scale
 from hemomil.report.settings import ReportSettings
 from hemomil.report.tables import RunTables, records
-from hemomil.report.words import cell_text, novelty_text, runs_text, verdict
+from hemomil.report.words import cell_text, flagged_text, novelty_text, runs_text, verdict
 
 BOX = ["x0", "y0", "x1", "y1"]
 
@@ -72,6 +72,7 @@ class SampleView:
     why: str
     verdict: str
     novelty: str
+    flagged: str
     runs: str
     probabilities: tuple[tuple[str, float], ...]
     cells: int
@@ -98,10 +99,11 @@ class Views:
         self._reasons = reasons
         self._settings = settings
         self._cells = tables.cells.assign(steps=step_classes(tables.cells, scales))
+        self._with_image = self._cells[self._cells["image"] != ""]
 
     def gallery(self) -> tuple[CellView, ...]:
         """The strangest cells of the whole run."""
-        found = strangest(self._cells, self._settings.gallery, self._settings.gallery_per_sample)
+        found = strangest(self._with_image, self._settings.gallery, self._settings.gallery_per_sample)
         return tuple(self._cell(cell) for cell in records(found))
 
     def samples(self) -> Iterator[SampleView]:
@@ -128,6 +130,7 @@ class Views:
             why=row["why"],
             verdict=verdict(dict(probabilities)),
             novelty=novelty_text(row["novelty_p"]),
+            flagged=flagged_text(cells["anomaly_q"]),
             runs=runs_text(row["agreeing"], row["reads"]),
             probabilities=probabilities,
             cells=len(cells),
@@ -136,7 +139,8 @@ class Views:
             mosaic=tuple(self._cell(cell) for cell in records(mosaic)),
             hidden_cells=len(cells) - len(mosaic) if single else 0,
             strange=tuple(
-                self._cell(cell) for cell in records(strangest(cells, self._settings.sample_gallery))
+                self._cell(cell)
+                for cell in records(strangest(cells[cells["image"] != ""], self._settings.sample_gallery))
             ),
         )
 

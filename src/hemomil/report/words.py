@@ -11,6 +11,7 @@ import pandas as pd
 
 CLEAR, LIKELY = 0.9, 0.7
 NOVEL = 0.05
+FLAGGED = 0.1
 
 GLOSSARY = {
     "sample": "All images taken of one blood smear. One sample belongs to one patient.",
@@ -24,6 +25,8 @@ GLOSSARY = {
     "+ speaks for the class, − against it.",
     "p (cell)": "How often a healthy donor's cell would look at least as strange. Small means strange.",
     "novelty p (sample)": "How often a healthy donor's sample would look at least as strange.",
+    "q (cell)": f"p, corrected for the number of cells: of the cells with q ≤ {FLAGGED}, "
+    f"about {FLAGGED:.0%} at most are false alarms.",
     "interval [low, high]": "The range of values that these patients are compatible with (95 %). "
     "Wide means: not known well.",
     "spread between runs": "Standard deviation over repeated trainings with other seeds, "
@@ -89,6 +92,14 @@ def verdict(probabilities: Mapping[str, float]) -> str:
     if top >= LIKELY:
         return f"Likely {first} ({top:.2f}); possibly {second}."
     return f"Undecided: {first} ({top:.2f}) or {second}."
+
+
+def flagged_text(q: "pd.Series[float]") -> str:
+    """How many cells stand out from healthy ones after correction for their number; empty if not tested."""
+    if q.isna().all():
+        return ""
+    flagged = int((q <= FLAGGED).sum())
+    return f"{flagged} of {len(q)} cells stand out from those of healthy donors (q ≤ {FLAGGED})."
 
 
 def runs_text(agreeing: int, reads: int) -> str:
