@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from mil_cohorts import make_bag, make_roi_cohort
 from scipy.spatial.distance import mahalanobis
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional
@@ -12,6 +11,7 @@ from hemomil.mil import MILSettings
 from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
+from mil_cohorts import make_bag, make_roi_cohort
 
 TABLE_1 = ("att", "att+sic", "anomaly", "anomaly+att", "anomaly+att+sic")
 

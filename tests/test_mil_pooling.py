@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from mil_cohorts import make_cohort, without_cell
 
 from hemomil.mil import METHODS, AnomalyMIL, MILSettings
 from hemomil.mil.explanation import log_odds
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence, LogSumExpPooling, mean_without_each
 from hemomil.types import Bag
+from mil_cohorts import make_cohort, without_cell
 
 QUICK = {"epochs": 2, "members": 2}
 VARIANTS = [(method, {}) for method in METHODS] + [

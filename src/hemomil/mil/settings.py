@@ -63,7 +63,7 @@ class MILSettings(BaseModel):
     epochs: int = Field(40, ge=1, description="Passes over the training bags; the last one is kept.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size of Adam.")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of Adam.")
-    batch_bags: int = Field(8, ge=1, description="Bags in one optimiser step.")
+    batch_bags: int = Field(16, ge=1, description="Bags in one optimiser step.")
     instance_decay: float = Field(
         0.95, ge=0, le=1, description="Weight of the cells' own loss is this to the power of the epoch."
     )
