@@ -3,7 +3,7 @@
 Axes: N cells, M rows written at once.
 
     obs             cell_id (index), sample, patient, label, image, site, cell_label, x0 y0 x1 y1, det_score,
-                    area, mask_rle (COCO run lengths within the box rounded outwards; empty where there is no mask)
+                    area, mask_rle (COCO run lengths within the box rounded outwards; empty: no mask)
     X, var          the shape features under their names, where `shape` is kept
     obsm            "shape" N F float32, "crop" N S S 3 uint8, "roi" N 256 14 14 float16,
                     "embedding" N D float32
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anndata
 import numpy as np
@@ -145,7 +145,7 @@ class StoreWriter:
         except (FileNotFoundError, ValueError, KeyError):
             return False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StoreWriter":
         return self
 
     def __exit__(
