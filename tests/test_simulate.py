@@ -20,6 +20,7 @@ from hemomil.simulate import (
     random_field_settings,
 )
 from hemomil.simulate.camera import focus, transmittance
+from hemomil.simulate.distractors import inclusion
 from hemomil.simulate.field import _absorbance
 from hemomil.simulate.patients import HALLMARKS
 from hemomil.simulate.settings import SimulateSettings
@@ -375,6 +376,14 @@ def test_inclusions_darken_cells_and_leave_the_truth_alone():
     )
     np.testing.assert_array_equal(clean.boxes, infected.boxes)
     assert infected.image.min() < clean.image.min() - 30
+
+
+def test_a_parasite_stays_inside_its_cell():
+    inside = cell("microcyte", radius=30.0).mask
+    for seed in range(12):
+        amount = inclusion(rng(seed), inside.shape, inside, 30.0)
+        assert amount[inside].max() > 0.1
+        assert (amount[~inside] == 0).all()
 
 
 # variation
