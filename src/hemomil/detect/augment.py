@@ -68,7 +68,7 @@ def _scale(example: Example, settings: TrainSettings, rng: np.random.Generator) 
 
 
 def _window(example: Example, side: float, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Left, top and side of a window in the image; where the image is smaller, the window reaches beyond it."""
+    """Left, top and side of a window; where the image is smaller, the window reaches beyond it."""
     whole = max(8, round(side))
     height, width = example.image.shape[:2]
     left = int(rng.integers(min(0, width - whole), max(0, width - whole) + 1))
@@ -84,7 +84,7 @@ def _cells_in(
     near &= (example.boxes[:, 1] < top + side) & (example.boxes[:, 3] > top)
     rows = np.nonzero(near)[0]
     shifted = example.boxes[rows] - np.array([left, top, left, top], dtype=np.float32)
-    boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+    boxes = tv_tensors.BoundingBoxes(
         torch.tensor(shifted, dtype=torch.float32), format="XYXY", canvas_size=(side, side)
     )
     if example.masks is None:

@@ -1,10 +1,10 @@
-"""A training run on disk: weights, optimiser state and the step reached, in one safetensors file (no pickle)."""
+"""A training run on disk: weights, optimiser state and the step reached, in one safetensors file."""
 
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hemomil.errors import ModelError
@@ -18,7 +18,7 @@ def write_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimize
         tensors |= {f"optimizer/{row}/{name}": tensor.detach().cpu() for name, tensor in state.items()}
     tensors["step"] = torch.tensor(step)
     with written_whole(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        part.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def read_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class _Found:
     scores: Float[Tensor, "N"]
     labels: Tensor
     masks: Float[Tensor, "N M M"]
-    maps: Float16[Tensor, "N C S S"]
+    maps: Float16[Tensor, "_ C S S"]
     """No rows if they were not asked for."""
 
     def rows(self, rows: Tensor) -> "_Found":
@@ -91,22 +90,24 @@ class Detector:
         nominal: float = 40.0,
         seed: int = 0,
         settings: DetectSettings | None = None,
-    ) -> Self:
+    ) -> "Detector":
         """Random weights: somewhere to start training, and a control."""
         return cls(build(backbone, len(CLASSES), seed), backbone=backbone, nominal=nominal, settings=settings)
 
     @classmethod
-    def coco(cls, *, nominal: float = 96.0, seed: int = 0, settings: DetectSettings | None = None) -> Self:
+    def coco(
+        cls, *, nominal: float = 96.0, seed: int = 0, settings: DetectSettings | None = None
+    ) -> "Detector":
         """The paper's ResNet-50 with torchvision's COCO weights: RoI maps at once, cells after training."""
         return cls(build_coco(len(CLASSES), seed), backbone="resnet50", nominal=nominal, settings=settings)
 
     @classmethod
-    def shipped(cls, backbone: Backbone = "small", *, settings: DetectSettings | None = None) -> Self:
+    def shipped(cls, backbone: Backbone = "small", *, settings: DetectSettings | None = None) -> "Detector":
         """The detector in the package. Raises ModelError where none is shipped for the backbone."""
         return cls.load(stored.shipped_path(backbone), settings=settings)
 
     @classmethod
-    def load(cls, path: Path, *, settings: DetectSettings | None = None) -> Self:
+    def load(cls, path: Path, *, settings: DetectSettings | None = None) -> "Detector":
         """A detector saved to a file or folder. Raises ModelError if it is not one."""
         about, tensors = stored.read(path)
         net = build(about.backbone, len(about.classes), seed=0)
@@ -117,8 +118,9 @@ class Detector:
 
     def with_settings(self, settings: DetectSettings) -> "Detector":
         """The same weights, applied otherwise."""
-        about = {"backbone": self.backbone, "nominal": self.nominal, "classes": self.classes}
-        return Detector(self.net, settings=settings, **about)
+        return Detector(
+            self.net, backbone=self.backbone, nominal=self.nominal, classes=self.classes, settings=settings
+        )
 
     def save(self, path: Path) -> None:
         """Write the weights in half precision: into the `.safetensors` file named, or a folder."""
@@ -154,6 +156,8 @@ class Detector:
         Where the only box is the whole image (`kind=cell`), that box gets the nominal diameter and its size
         is lost; give `diameter`, the same for all, to keep it.
         """
+        if len(boxes) == 0:
+            return np.zeros((0, CHANNELS, MAP_SIZE, MAP_SIZE), dtype=np.float16)
         with self._running():
             size = diameter or self._diameter_for(image, boxes)
             return self._roi_maps(image, boxes, size).cpu().numpy()

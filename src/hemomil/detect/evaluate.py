@@ -25,10 +25,10 @@ MOST = 1000
 def evaluate_detector(detector: Detector, examples: Iterable[Example]) -> dict[str, float]:
     """Scores over all images together.
 
-    `box_ap`, `box_ap50`, `box_ap75` and, if every example has masks, `mask_ap`, `mask_ap50`, `mask_ap75`: COCO
-    average precision. `recall` and `precision` at IoU 0.5 of what passes the detector's own score threshold,
-    each known cell matched to one found (the matching with the most pairs, best IoU first). `count_error`: mean
-    over images of |found - known| / known. `cells`, `images`: what this rests on.
+    `box_ap`, `box_ap50`, `box_ap75` and, if every example has masks, `mask_ap`, `mask_ap50`, `mask_ap75`:
+    COCO average precision. `recall` and `precision` at IoU 0.5 of what passes the detector's own score
+    threshold, each known cell matched to one found (the matching with the most pairs, best IoU first).
+    `count_error`: mean over images of |found - known| / known. `cells`, `images`: what this rests on.
     """
     examples = list(examples)
     with_masks = bool(examples) and all(example.masks is not None for example in examples)
@@ -52,7 +52,7 @@ def _add(
 
 
 def matched(found: Float[np.ndarray, "N 4"], known: Float[np.ndarray, "M 4"], least_iou: float = 0.5) -> int:
-    """Pairs of a cell found and a cell known whose boxes have at least this IoU, each cell in one pair at most."""
+    """Pairs of a cell found and a cell known whose boxes have this IoU, each cell in one pair at most."""
     iou = box_iou(torch.tensor(found, dtype=torch.float64), torch.tensor(known, dtype=torch.float64)).numpy()
     gain = np.where(iou >= least_iou, 1 + iou, 0)
     rows, columns = linear_sum_assignment(gain, maximize=True)

@@ -4,6 +4,7 @@ Axes: N cells, H W pixels.
 """
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,4 +111,6 @@ def _decode(segmentation: Any, shape: tuple[int, ...]) -> Mask:
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *shape))
     elif isinstance(segmentation["counts"], list):
         segmentation = coco_mask.frPyObjects(segmentation, *shape)
-    return np.asarray(coco_mask.decode(segmentation), dtype=bool)
+    with warnings.catch_warnings():  # pycocotools asks NumPy 2 for a copy the old way
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return np.asarray(coco_mask.decode(segmentation), dtype=bool)

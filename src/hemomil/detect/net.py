@@ -62,8 +62,8 @@ def _small(n_classes: int) -> MaskRCNN:
         out_channels=CHANNELS,
     )
     levels = ("0", "1", "2")
-    # a cell of nominal size is 10 pixels of the finest level across: one point a bin loses nothing, and RoIAlign
-    # with its gradient was a third of a training step
+    # a cell of nominal size is 10 pixels of the finest level across: one point a bin loses nothing, and
+    # RoIAlign with its gradient was a third of a training step
     return MaskRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(
@@ -75,8 +75,8 @@ def _small(n_classes: int) -> MaskRCNN:
         mask_roi_pool=roi_align(levels, MAP_SIZE, samples=1),
         mask_head=MaskRCNNHeads(CHANNELS, (128, 128), 1),
         mask_predictor=MaskRCNNPredictor(128, 128, n_classes + 1),
-        rpn_batch_size_per_image=128,
-        box_batch_size_per_image=128,
+        rpn_batch_size_per_image=96,
+        box_batch_size_per_image=64,
         _skip_resize=True,
         **_limits(),
     )
@@ -90,12 +90,12 @@ def _resnet50(n_classes: int) -> MaskRCNN:
     return net
 
 
-def _limits() -> dict[str, float]:
+def _limits() -> dict[str, int]:
     """A smear is denser than a photograph: more proposals and detections than the defaults."""
     return {
         "box_detections_per_img": CELLS_PER_TILE,
-        "rpn_pre_nms_top_n_train": 1000,
-        "rpn_post_nms_top_n_train": 500,
+        "rpn_pre_nms_top_n_train": 600,
+        "rpn_post_nms_top_n_train": 300,
         "rpn_pre_nms_top_n_test": 1000,
         "rpn_post_nms_top_n_test": 1000,
     }

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hemomil.errors import ModelError
@@ -70,7 +70,7 @@ def write(path: Path, net: nn.Module, about: About) -> None:
         "classes": json.dumps(about.classes),
     }
     with written_whole(path if path.suffix == ".safetensors" else path / FILE_NAME) as part:
-        save_file(_tensors(net), part, metadata=header)
+        part.write_bytes(save(_tensors(net), metadata=header))
 
 
 def read(path: Path) -> tuple[About, dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """Train a detector: AdamW with warm-up and cosine decay on random crops; repeatable and resumable.
 
-Every step draws from streams of its own name, so a run taken up from a checkpoint goes on as if never broken off.
+Every step draws from streams of its own name, so a run taken up from a checkpoint goes on as if it had
+never been broken off.
 """
 
 import copy
@@ -25,7 +26,7 @@ from hemomil.errors import SettingsError
 from hemomil.streams import stream, stream_seed
 
 Progress = Callable[[int, dict[str, float]], None]
-"""Called with the number of steps done, and the losses of the last (now and then the scores on held-out examples)."""
+"""Called with the steps done, and the losses of the last (now and then the scores on held-out examples)."""
 
 
 def train_detector(

@@ -1,0 +1,97 @@
+"""The weights in the package: small enough, and good enough to find cells nobody showed them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hemomil.detect import Detector, DetectSettings, Example, evaluate_detector, read_coco_examples
+from hemomil.detect.evaluate import matched
+from hemomil.detect.stored import shipped_path
+from hemomil.simulate import draw_field, random_field_settings
+from hemomil.streams import stream
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector.shipped(settings=DetectSettings(threads=1))
+
+
+@pytest.fixture(scope="module")
+def field():
+    """A plain field of 30-pixel cells, 200 x 260."""
+    rng = stream(11, "shipped-test")
+    settings = random_field_settings(rng, size=(200, 260), diameter=(30.0, 31.0))
+    plain = settings.model_copy(update={"cells": 22, "overlap": 0.0, "white_cells": 0.0, "artefacts": 0.0})
+    drawn = draw_field(rng, plain)
+    return Example(image=drawn.image, boxes=drawn.boxes, masks=drawn.masks)
+
+
+def agreement(found, expected):
+    """Share of cells that both have, of all that either has."""
+    both = matched(found, expected, 0.7)
+    return both / max(1, len(found) + len(expected) - both)
+
+
+def test_the_weights_are_small_and_say_how_they_were_made():
+    assert shipped_path("small").stat().st_size <= 20_000_000
+    told = json.loads(shipped_path("small").with_suffix(".json").read_text())
+    assert told["fingerprint"] == Detector.shipped().fingerprint
+    assert {"settings", "command", "measured", "trained_on"} <= set(told)
+
+
+def test_cells_of_a_simulated_field_are_found(detector, field):
+    scores = evaluate_detector(detector, [field])
+    assert scores["recall"] >= 0.9
+    assert scores["precision"] >= 0.9
+    assert scores["mask_ap50"] >= 0.85
+
+
+def test_a_turned_image_has_the_same_cells_turned(detector, field):
+    found = detector.detect(field.image).boxes
+    turned = detector.detect(np.ascontiguousarray(np.rot90(field.image))).boxes
+    x0, y0, x1, y1 = turned.T
+    width = field.image.shape[1]
+    back = np.stack([width - y1, x0, width - y0, x1], axis=1)
+    assert agreement(back, found) >= 0.9
+
+
+def test_an_image_in_tiles_has_the_same_cells_as_the_whole(field):
+    size = {"threads": 1, "diameter": 30.0}
+    whole = Detector.shipped(settings=DetectSettings(**size)).detect(field.image).boxes
+    tiled = Detector.shipped(settings=DetectSettings(tile=192, overlap=96, **size)).detect(field.image).boxes
+    assert agreement(tiled, whole) >= 0.95
+
+
+def test_an_enlarged_image_has_the_same_cells_enlarged(detector, field):
+    larger = field.image.repeat(3, axis=0).repeat(3, axis=1)
+    assert agreement(detector.detect(larger).boxes / 3, detector.detect(field.image).boxes) >= 0.9
+
+
+def test_a_mask_fills_the_box_it_belongs_to(detector, field):
+    found = detector.detect(field.image)
+    for mask, (x0, y0, x1, y1) in zip(found.masks, found.boxes, strict=True):
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        assert np.ptp(rows) >= 0.7 * (y1 - y0) - 2
+        assert np.ptp(columns) >= 0.7 * (x1 - x0) - 2
+
+
+@pytest.mark.parametrize("grey", [0, 120, 235, 255])
+def test_a_blank_image_has_no_cells(detector, grey):
+    found = detector.detect(np.full((120, 150, 3), grey, dtype=np.uint8))
+    assert found.boxes.shape == (0, 4)
+    assert found.masks == ()
+
+
+def test_the_same_image_gives_the_same_cells(detector, field):
+    first, second = detector.detect(field.image), detector.detect(field.image)
+    np.testing.assert_array_equal(first.boxes, second.boxes)
+    np.testing.assert_array_equal(first.scores, second.scores)
+
+
+@pytest.mark.slow
+def test_cells_of_cameras_never_trained_on_are_found(detector, real_data):
+    bbbc = list(read_coco_examples(real_data / "bbbc041seg" / "test.json", limit=3))
+    assert evaluate_detector(detector, bbbc)["mask_ap50"] >= 0.85
+    iml = list(read_coco_examples(real_data / "iml_malaria" / "coco.json", limit=3))
+    assert evaluate_detector(detector, iml)["recall"] >= 0.9
