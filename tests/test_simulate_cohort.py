@@ -13,6 +13,7 @@ from scipy import stats
 
 from hemomil.errors import RunFolderError
 from hemomil.simulate import CELL_CLASSES, SimulateSettings, simulate
+from hemomil.simulate.coco import RED_CELL
 from hemomil.simulate.patients import HALLMARKS, draw_patient
 
 SMALL = SimulateSettings(
@@ -118,7 +119,7 @@ def test_masks_boxes_and_classes_agree_between_files(folder):
     cells = pd.read_csv(folder / "cells.csv")
     coco = quiet_coco(folder / "coco.json")
     ids = {image["file_name"]: image["id"] for image in coco.loadImgs(coco.getImgIds())}
-    (red,) = coco.getCatIds(catNms=["red_cell"])
+    (red,) = coco.getCatIds(catNms=[RED_CELL])
     for image, rows in cells.groupby("image"):
         label_image = np.asarray(Image.open(folder / "masks" / f"{image[7:-4]}.png"))
         assert label_image.dtype == np.uint16
@@ -146,10 +147,10 @@ def test_other_things_are_in_coco_under_their_own_names_and_not_among_the_cells(
     document = json.loads((folder / "coco.json").read_text())
     names = {c["id"]: c["name"] for c in document["categories"]}
     found = [names[a["category_id"]] for a in document["annotations"]]
-    assert set(found) == {"red_cell", "platelet", "white_cell", "artefact"}
+    assert set(found) == {RED_CELL, "platelet", "white_cell", "artefact"}
     cells = pd.read_csv(folder / "cells.csv")
-    assert found.count("red_cell") == len(cells)
-    assert set(cells.cell_label) <= set(CELL_CLASSES)
+    assert found.count(RED_CELL) == len(cells)
+    assert set(cells.cell_label) <= {*CELL_CLASSES} - {"discocyte"} | {"control"}
 
 
 def test_the_record_repeats_the_cohort(folder):

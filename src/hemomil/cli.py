@@ -27,7 +27,7 @@ app = typer.Typer(
 class _DetectGroup(TyperGroup):
     """`detect MANIFEST` finds cells; `detect train` and `detect evaluate` are commands of their own."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = ["cells", *args]
         return super().parse_args(ctx, args)
@@ -53,6 +53,9 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every random stream (def
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training bags.")]
 Skip = Annotated[
     bool | None, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+]
+Category = Annotated[
+    list[str] | None, typer.Option(help="COCO category that is a red cell; repeatable (default: all).")
 ]
 Detector = Annotated[
     str | None,
@@ -164,6 +167,7 @@ def detect_train(
     coco: Annotated[
         Path | None, typer.Option(help="COCO JSON of annotated images; without it, simulated smears.")
     ] = None,
+    category: Category = None,
     simulated: Annotated[int, typer.Option(help="Simulated fields to draw.", min=0)] = 0,
     backbone: Annotated[str, typer.Option(help="small, or resnet50 (the paper's).")] = "small",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
@@ -175,6 +179,7 @@ def detect_train(
     made = commands.detect_train(
         output,
         coco=coco,
+        categories=category,
         simulated=simulated,
         backbone=backbone,
         steps=steps,
@@ -187,6 +192,7 @@ def detect_train(
 @detect_app.command("evaluate")
 def detect_evaluate(
     coco: Annotated[Path, typer.Argument(help="COCO JSON of annotated images.")],
+    category: Category = None,
     detector: Detector = None,
     config: Config = None,
     assign: Assign = None,
@@ -197,7 +203,7 @@ def detect_evaluate(
     settings = commands.resolve_settings(
         config=config, assignments=assign or (), flags={"detector": detector}
     )
-    scores = commands.detect_evaluate(coco, settings=settings, talk=Talk(quiet=quiet))
+    scores = commands.detect_evaluate(coco, settings=settings, categories=category, talk=Talk(quiet=quiet))
     _print_json(scores) if as_json else [
         typer.echo(f"{name:16} {value:.3f}") for name, value in scores.items()
     ]

@@ -25,7 +25,8 @@ from hemomil.types import Cells, Cohort
 def simulate(output: Path, *, settings: SimulateSettings | None = None, talk: Talk = SILENT) -> Path:
     """Draw a cohort of blood smears; returns its manifest."""
     settings = settings or SimulateSettings()
-    draw_cohort(output, settings)
+    with talk.counting("drawing smears") as count:
+        draw_cohort(output, settings, count)
     talk.say(f"wrote {output / 'manifest.csv'}")
     return output / "manifest.csv"
 

@@ -1,6 +1,7 @@
 """What a command says while it works: progress bars and lines, or nothing."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -30,6 +31,17 @@ class Talk:
 
     def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         """Pass items through under a progress bar."""
+        with self._bar() as progress:
+            yield from progress.track(items, total=total, description=what)
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar for work that reports itself: call what is given with (done, total)."""
+        with self._bar() as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    def _bar(self) -> Progress:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,8 +49,7 @@ class Talk:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet) as progress:
-            yield from progress.track(items, total=total, description=what)
+        return Progress(*columns, console=self.console, disable=self.quiet)
 
 
 SILENT = Talk(quiet=True)

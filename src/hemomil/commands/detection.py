@@ -1,7 +1,7 @@
 """`detect` finds cells and writes cells.csv; `detect train` and `detect evaluate` make and judge one."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ def detect_train(
     output: Path,
     *,
     coco: Path | None = None,
+    categories: Sequence[str] | None = None,
     simulated: int = 0,
     backbone: str = "small",
     steps: int | None = None,
@@ -73,7 +74,7 @@ def detect_train(
     )
     examples = list(talk.track(simulated_examples(simulated, seed), "drawing fields", simulated))
     if coco is not None:
-        examples += list(read_coco_examples(coco))
+        examples += list(read_coco_examples(coco, categories=categories))
     detector = train_detector(
         examples, settings, progress=lambda step, told: talk.say(f"step {step}: {_numbers(told)}")
     )
@@ -99,11 +100,16 @@ def simulated_examples(n: int, seed: int) -> "Iterator[Example]":
         yield Example(image=field.image, boxes=field.boxes, masks=field.masks)
 
 
-def detect_evaluate(coco: Path, *, settings: Settings, talk: Talk = SILENT) -> dict[str, float]:
-    """COCO AP of boxes and masks, recall and precision at IoU 0.5, on annotated images."""
+def detect_evaluate(
+    coco: Path, *, settings: Settings, categories: Sequence[str] | None = None, talk: Talk = SILENT
+) -> dict[str, float]:
+    """COCO AP of boxes and masks, recall and precision at IoU 0.5, on annotated images.
+
+    `categories` names the kinds of object that are red cells; None: all of them.
+    """
     from hemomil.detect import evaluate_detector, read_coco_examples
 
-    examples = list(read_coco_examples(coco))
+    examples = list(read_coco_examples(coco, categories=categories))
     scores: dict[str, float] = evaluate_detector(
         open_detector(settings), talk.track(examples, "scoring images", len(examples))
     )

@@ -8,7 +8,15 @@ from pycocotools import mask as rle
 
 from hemomil.simulate.field import Field
 
-CATEGORIES = ("red_cell", "white_cell", "platelet", "artefact")
+RED_CELL = "red blood cell"
+CATEGORIES = (RED_CELL, "white_cell", "platelet", "artefact")
+HEALTHY = "control"
+"""What a healthy cell is called in the truth, as in every cohort whose cells are known."""
+
+
+def cell_label(kind: str) -> str:
+    """The known class of a red cell: its kind, or `control` for the ordinary discocyte."""
+    return HEALTHY if kind == "discocyte" else kind
 
 
 class CocoTruth:
@@ -25,7 +33,8 @@ class CocoTruth:
             {"id": len(self._images) + 1, "file_name": image, "width": width, "height": height}
         )
         for box, mask, label in zip(field.boxes, field.masks, field.labels, strict=True):
-            self._annotate("red_cell", box, mask, (height, width))["attributes"] = {"cell_label": label}
+            annotation = self._annotate(RED_CELL, box, mask, (height, width))
+            annotation["attributes"] = {"cell_label": cell_label(label)}
         others = zip(field.distractor_boxes, field.distractor_masks, field.distractor_labels, strict=True)
         for box, mask, label in others:
             self._annotate(label, box, mask, (height, width))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from hemomil.errors import RunFolderError
 from hemomil.files import write_json
-from hemomil.simulate.coco import CocoTruth
+from hemomil.simulate.coco import CocoTruth, cell_label
 from hemomil.simulate.field import Field, draw_field
 from hemomil.simulate.patients import Patient, draw_image_settings, draw_patient
 from hemomil.simulate.settings import SimulateSettings
@@ -123,7 +123,7 @@ def _write_pictures(folder: Path, image: str, field: Field, quality: int | None)
 def _cell_rows(image: str, field: Field) -> pd.DataFrame:
     table = pd.DataFrame(field.boxes.astype(int), columns=["x0", "y0", "x1", "y1"])
     table.insert(0, "image", image)
-    table["cell_label"] = list(field.labels)
+    table["cell_label"] = [cell_label(kind) for kind in field.labels]
     return table
 
 
