@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hemomil.report.choose import strangest
 from hemomil.report.reasons import Reason
 from hemomil.report.scales import scales
 from hemomil.report.vocabulary import NOT_OF_THE_CELL, plain_words
@@ -77,3 +78,20 @@ def test_contributions_for_and_against_have_opposite_colours():
     (scale,) = scales(cells)
     assert list(scale.steps(contribution)) == [0, 4, 5, 9, -1]
     assert scale.widths[0] == scale.widths[9] > scale.widths[4]
+
+
+def cells_with(anomaly, anomaly_p):
+    ids = [f"s{i % 2}/{i}" for i in range(len(anomaly))]
+    samples = [name[:2] for name in ids]
+    return pd.DataFrame({"cell_id": ids, "sample": samples, "anomaly": anomaly, "anomaly_p": anomaly_p})
+
+
+def test_the_least_likely_cells_are_the_strangest_and_distance_breaks_ties():
+    cells = cells_with([5.0, 9.0, 7.0, np.nan], [0.01, 0.2, 0.01, 0.001])
+    assert list(strangest(cells, 9)["anomaly"]) == [7.0, 5.0, 9.0]
+
+
+def test_without_p_values_the_farthest_cells_are_the_strangest():
+    cells = cells_with([5.0, 9.0, 7.0, 1.0], [np.nan] * 4)
+    assert list(strangest(cells, 2)["anomaly"]) == [9.0, 7.0]
+    assert list(strangest(cells, 9, per_sample=1)["anomaly"]) == [9.0, 7.0]
