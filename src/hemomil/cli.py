@@ -204,9 +204,11 @@ def detect_evaluate(
         config=config, assignments=assign or (), flags={"detector": detector}
     )
     scores = commands.detect_evaluate(coco, settings=settings, categories=category, talk=Talk(quiet=quiet))
-    _print_json(scores) if as_json else [
-        typer.echo(f"{name:16} {value:.3f}") for name, value in scores.items()
-    ]
+    if as_json:
+        _print_json(scores)
+        return
+    for name, value in scores.items():
+        typer.echo(f"{name:16} {value:.3f}")
 
 
 @app.command()

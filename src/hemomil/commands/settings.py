@@ -88,7 +88,16 @@ def _validated(given: dict[str, Any]) -> Settings:
         raise _explained(error) from None
     for method in (settings.method, *settings.study.methods):
         check_method(method)
+    _check_features(settings.features)
     return settings
+
+
+def _check_features(features: Sequence[str]) -> None:
+    if not features or "crop" in features:
+        raise SettingsError(
+            f"features {', '.join(features) or 'none'}: a crop is a picture, not a vector",
+            hint="use shape, roi or embedding; crops are kept with --set describe.kinds=['shape','crop']",
+        )
 
 
 def check_method(name: str) -> None:
