@@ -104,7 +104,7 @@ def flagged_text(q: "pd.Series[float]") -> str:
 
 def runs_text(agreeing: int, reads: int) -> str:
     """Whether repeated trainings agree; empty where there was one."""
-    return f"{agreeing} of {reads} trainings, each with its own seed and folds, read it so." if reads > 1 else ""
+    return f"{agreeing} of {reads} trainings, each with its own seed, read it so." if reads > 1 else ""
 
 
 def novelty_text(p: float) -> str:
