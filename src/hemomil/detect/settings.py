@@ -53,7 +53,7 @@ class TrainSettings(BaseModel):
     steps: int = Field(default=1400, ge=1, description="Optimiser steps.")
     batch: int = Field(default=4, ge=1, description="Crops per step.")
     crop: int = Field(
-        default=256, ge=64, description="Side of a training crop, in pixels at the detector's scale."
+        default=192, ge=64, description="Side of a training crop, in pixels at the detector's scale."
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="Peak learning rate of AdamW; warm-up, then cosine to zero."
@@ -74,7 +74,7 @@ class TrainSettings(BaseModel):
     )
     bfloat16: bool = Field(
         default=True,
-        description="Forward pass in bfloat16 (autocast); false is faster on a CPU without bfloat16 instructions.",
+        description="Forward pass in bfloat16 (autocast); slow on a CPU without instructions for it.",
     )
     every: int = Field(
         default=250, ge=1, description="Steps between measurements on held-out examples and checkpoints."
