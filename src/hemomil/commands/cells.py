@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from hemomil.detect import Detector
 
 
-def image_paths(cohort: Cohort) -> dict[str, Path]:
-    """Every image of a cohort once: its name in the manifest and its file."""
-    return {image.image: image.path for sample in cohort.samples for image in sample.images}
+def image_paths(cohort: Cohort, *kinds: str) -> dict[str, Path]:
+    """Every image (of these kinds, if any are named) once: its name in the manifest and its file."""
+    rows = [image for sample in cohort.samples for image in sample.images]
+    return {image.image: image.path for image in rows if not kinds or image.kind in kinds}
 
 
 def open_detector(settings: Settings) -> "Detector":
@@ -86,7 +87,7 @@ def _unpack(packed: np.ndarray, boxes: Float[np.ndarray, "N 4"]) -> Iterator[Boo
 def prepare(source: Source, run: RunFolder, talk: Talk, *, jobs: int) -> Path:
     """Fill `cells.zarr` of the run folder, unless an earlier run of the same command did."""
     store = run.path / "cells.zarr"
-    run.notices.extend(source.notices)
+    run.notices.extend(notice for notice in source.notices if notice.kind != "no-cells")
     if not store.exists():
         _fill(store, source, run, talk, jobs)
     run.notices.extend(_samples_without_cells(source, store))
@@ -108,7 +109,8 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
     if cells is None:
         assert detector is not None
         with run.timed("detect"):
-            cells = assign(source.cohort, detect_all(image_paths(source.cohort), detector, run.work, talk))
+            fields = image_paths(source.cohort, "field")
+            cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
     if source.truth is not None:
         cells = with_truth(cells, source)
     if not len(cells):

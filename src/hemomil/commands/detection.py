@@ -40,9 +40,10 @@ def detect(
     run.notices.extend(source.notices)
     detector = open_detector(settings)
     with run.timed("detect"):
-        cells = assign(source.cohort, detect_all(image_paths(source.cohort), detector, run.work, talk))
+        fields = image_paths(source.cohort, "field")
+        cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
     found = Counter(cells.images)
-    empty = [image for image in image_paths(source.cohort) if not found[image]]
+    empty = [image for image in fields if not found[image]]
     run.notices.extend(Notice(kind="no-cells", subject=i, text=f"no cell was found in {i}") for i in empty)
     write_cells_csv(run.path / "cells.csv", cells)
     run.facts.update(detector=detector.fingerprint, cells=len(cells), images_without_cells=len(empty))

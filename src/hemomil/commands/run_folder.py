@@ -61,6 +61,7 @@ class RunFolder:
             "version": version("hemomil"),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": {"system": platform.platform(), "python": platform.python_version()},
+            "device": self.settings.mil.device,
             "seed": self.settings.seed,
             "settings": self.settings.model_dump(mode="json"),
             "data": {name: str(path.resolve()) for name, path in self.inputs.items() if path},

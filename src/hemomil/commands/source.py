@@ -57,7 +57,7 @@ def load_source(
     for name, path in inputs.items():
         if path and not path.exists():
             raise ManifestError(f"{name} {path} does not exist", hint="give the path of an existing file")
-    if manifest.suffix.lower() in FEATURE_FILES:
+    if manifest.suffix.lower() in FEATURE_FILES or settings.features == ("embedding",):
         return _load_brought(manifest, settings, inputs, labels_needed)
     cohort = read_manifest(manifest, control=settings.control, labels_needed=labels_needed)
     cohort = _without(cohort, settings)
@@ -76,8 +76,14 @@ def load_source(
 def _load_brought(
     path: Path, settings: Settings, inputs: dict[str, Path | None], labels_needed: bool
 ) -> Source:
+    """Vectors of an AnnData file, or of the per-slide HDF5 files that a manifest names."""
+    one_file = path.suffix.lower() in FEATURE_FILES
     features = read_features(
-        path, key=settings.features_key or None, control=settings.control, labels_needed=labels_needed
+        path if one_file else path.parent,
+        manifest=None if one_file else path,
+        key=settings.features_key or None,
+        control=settings.control,
+        labels_needed=labels_needed,
     )
     cohort = _without(features.cohort, settings)
     kept = {sample.sample for sample in cohort.samples}
