@@ -29,6 +29,8 @@ from hemomil.types import Detections
 CLASSES = ("red cell",)
 FIRST_LOOK = 640
 """Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
+SAMPLE = 512
+"""Side, at the network's scale, of the middle that shows the size of the cells where the image needs tiles."""
 ENOUGH = 5
 """Cells that must be found before their size overrules the guess."""
 SURE = 0.5
@@ -184,7 +186,9 @@ class Detector:
         if self.settings.diameter is not None:
             return self.settings.diameter, None
         guess = self._guess(image)
-        middle = _middle(image, round(self.settings.tile * guess / self.nominal))
+        to_image = guess / self.nominal
+        fits = max(image.shape[:2]) <= self.settings.tile * to_image
+        middle = image if fits else _middle(image, round(SAMPLE * to_image))
         with self._running():
             found = self._search(middle, guess, with_maps=with_maps)
         diameter = _corrected(guess, found.boxes[found.scores >= SURE])
