@@ -1,6 +1,5 @@
 """The store of cells: what is written is read, whole or not at all."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from hemomil.describe import (
     SHAPE_NAMES,
     DescribeSettings,
@@ -21,7 +22,6 @@ from hemomil.describe import (
 )
 from hemomil.errors import FeaturesError, RunFolderError
 from hemomil.types import Cells, Cohort, ImageRow, Sample
-from pydantic import ValidationError
 
 
 def cohort_of(names, label="control"):
@@ -180,20 +180,25 @@ def test_the_fingerprint_tells_features_apart(path, tmp_path):
     assert fingerprint(path, ["shape"]) == fingerprint(tmp_path / "other.zarr", ["shape"])
 
 
+def write_some(path, rows, *, error=None, samples=SAMPLES, **how):
+    """Write only these rows, and fail; returns what was done before."""
+    with StoreWriter(path, cells_of(samples), cohort_of(set(samples)), ("shape",), **how) as writer:
+        done = writer.done("shape").tolist()
+        writer.write(rows, "shape", SHAPE[rows])
+        if error is not None:
+            raise error
+    return done
+
+
 def test_a_failed_writer_leaves_nothing(path, tmp_path):
-    with (
-        pytest.raises(RuntimeError),
-        StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("shape",)) as writer,
-    ):
-        writer.write([0], "shape", SHAPE[:1])
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_some(path, [0], error=RuntimeError())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_that_forgot_a_cell_leaves_nothing(path, tmp_path):
     with pytest.raises(AssertionError, match="6 cells have no shape, first b/0001"):
-        with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("shape",)) as writer:
-            writer.write([0], "shape", SHAPE[:1])
+        write_some(path, [0])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,32 +211,22 @@ def test_a_store_is_not_overwritten_unasked(path):
 
 
 def test_an_interrupted_writer_goes_on_where_it_stopped(path):
-    def open_writer(**how):
-        return StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("shape",), resume=True, **how)
-
-    with pytest.raises(KeyboardInterrupt), open_writer() as writer:
-        writer.write(slice(0, 3), "shape", SHAPE[:3])
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_some(path, [0, 1, 2], error=KeyboardInterrupt(), resume=True)
     assert not path.exists()
-    with open_writer() as writer:
-        assert writer.done("shape").tolist() == [True] * 3 + [False] * 4
-        writer.write(slice(3, 7), "shape", SHAPE[3:])
+    assert write_some(path, [3, 4, 5, 6], resume=True) == [True] * 3 + [False] * 4
     np.testing.assert_array_equal(anndata.read_zarr(path).X, SHAPE)
 
 
 def test_what_other_cells_left_behind_is_not_resumed(path):
     with pytest.raises(KeyboardInterrupt):
-        with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("shape",), resume=True) as writer:
-            writer.write([0], "shape", SHAPE[:1])
-            raise KeyboardInterrupt
-    with pytest.raises(AssertionError):
-        with StoreWriter(path, cells_of(["c"]), cohort_of("c"), ("shape",), resume=True) as writer:
-            assert not writer.done("shape").any()
-    assert list(path.parent.iterdir()) == []
+        write_some(path, [0], error=KeyboardInterrupt(), resume=True)
+    assert write_some(path, [0], samples=["c"], resume=True) == [False]
+    assert [p.name for p in path.parent.iterdir()] == ["cells.zarr"]
 
 
 KILLED = """
-import sys; sys.path.insert(0, sys.argv[1])
+import os, signal, sys; sys.path.insert(0, sys.argv[1])
 from test_describe_store import *
 writer = StoreWriter(Path(sys.argv[2]), cells_of(SAMPLES), cohort_of("ab"), ("shape",))
 writer.write([0], "shape", SHAPE[:1]); writer._flush("shape")

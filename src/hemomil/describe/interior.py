@@ -68,7 +68,7 @@ INCLUSION_NAMES = (
     "spot_redness",
     "spot_blueness",
 )
-Stack = Float32[np.ndarray, "N G G"]
+Stack = Float[np.ndarray, "N G G"]
 Masks = Bool[np.ndarray, "N G G"]
 
 
@@ -152,15 +152,16 @@ def _pallor(
 ) -> Float[np.ndarray, "N P"]:
     """The pale centre of a thin-centred disc, and what stands there in targets and stomatocytes."""
     mask = views.mask
-    smooth = ndimage.gaussian_filter(dense, (0, 1.5, 1.5)) / rim[:, None, None]
-    inner = mask & (depth > 0.2 * depth.max(axis=(1, 2), keepdims=True))
+    smooth = (ndimage.gaussian_filter(dense, (0, 1.5, 1.5)) / rim[:, None, None]).astype(np.float32)
+    deepest = depth.max(axis=(1, 2), keepdims=True)
+    inner, middle = mask & (depth > 0.2 * deepest), mask & (depth >= 0.8 * deepest)
     pale, half = inner & (smooth < 0.8), inner & (smooth < 0.5)
     area = np.maximum(mask.sum(axis=(1, 2)), 1)
     diameter = np.sqrt(4 * area / np.pi)
     centre, pale_centre = _centroid(mask), _centroid(pale)
     offset = np.hypot(*(pale_centre - centre).T) / diameter
     heavy = _centroid(np.where(mask, np.maximum(dense, 0), 0))
-    lowest = np.minimum.accumulate(profile[:, ::-1], axis=1)[:, ::-1].min(axis=1)
+    lowest = profile[:, 3:].min(axis=1)  # the outermost rings are blurred into the slide
     return np.column_stack(
         [
             rim,
@@ -172,7 +173,7 @@ def _pallor(
             np.where(pale.any(axis=(1, 2)), offset, 0),
             _axis_ratio(pale),
             _pieces(pale, 8)[0],
-            (profile[:, -1] - lowest) / rim,
+            np.maximum(mean_inside(smooth, middle) - lowest / rim, 0),
             np.hypot(*(heavy - centre).T) / diameter,
             _turn_asymmetry(smooth, mask),
         ]
@@ -234,7 +235,8 @@ def _texture(dense: Stack, core: Masks, rim: Float[np.ndarray, "N"]) -> Float[np
     away = flat - (level / rim)[:, None, None]
     spread = np.sqrt(mean_inside(away**2, core))
     safe = np.maximum(spread, 1e-3)
-    gradient = np.hypot(ndimage.sobel(flat, 1), ndimage.sobel(flat, 2)) / 8
+    slopes = (ndimage.gaussian_filter(flat, (0, 0.8, 0.8), order=order) for order in ((0, 1, 0), (0, 0, 1)))
+    gradient = np.hypot(*slopes)
     blurred = [flat, *(ndimage.gaussian_filter(flat, (0, s, s)) for s in (1.0, 2.0, 4.0))]
     bands = [fine - coarse for fine, coarse in pairwise(blurred)]
     extremes = [quantiles(band, core, (0.005, 0.995)) for band in bands]

@@ -90,7 +90,7 @@ def outline_of(mask: Bool[np.ndarray, "G G"]) -> Outline:
     diameter = np.sqrt(4 * area / np.pi)
     arms = np.hypot(*(points - centre).T) / (diameter / 2)
     along = (points - centre) @ axes[:, 1]
-    curvature = _curvature(points) * diameter / 2
+    curvature = _curvature(points, diameter / 2)
     values = [
         min(4 * np.pi * area / perimeter**2, 1.0),
         min(area / hull_area, 1.0),
@@ -104,7 +104,7 @@ def outline_of(mask: Bool[np.ndarray, "G G"]) -> Outline:
         curvature.max(),
         curvature.min(),
         _spikes(curvature),
-        abs(_skewness(along)),
+        abs(along.max() + along.min()) / max(float(np.ptp(along)), 1e-6),
         _point_asymmetry(mask, centre),
     ]
     return Outline(
@@ -185,15 +185,15 @@ def _deepest_bay(points: Float[np.ndarray, "P 2"], hull: Float[np.ndarray, "M 2"
     return float(distance.min(axis=1).max())
 
 
-def _curvature(points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P"]:
-    """Turning per length along the contour, smoothed; positive where the outline is convex."""
+def _curvature(points: Float[np.ndarray, "P 2"], radius: float) -> Float[np.ndarray, "P"]:
+    """Turning per length along the contour, smoothed: 1 on a circle of this radius, negative in a bay."""
     step = _length(points) / POINTS
     smooth = ndimage.gaussian_filter1d(points, 3.0, axis=0, mode="wrap")
     dx, dy = ((np.roll(smooth, -1, axis=0) - np.roll(smooth, 1, axis=0)) / (2 * step)).T
     ddx, ddy = ((np.roll(smooth, -1, axis=0) - 2 * smooth + np.roll(smooth, 1, axis=0)) / step**2).T
     sign = np.sign(_shoelace(points)) or 1.0
-    bend: np.ndarray = sign * (dx * ddy - dy * ddx) / np.maximum((dx**2 + dy**2) ** 1.5, 1e-3)
-    return bend
+    bend: np.ndarray = radius * sign * (dx * ddy - dy * ddx) / np.maximum((dx**2 + dy**2) ** 1.5, 1e-3)
+    return np.clip(bend, -10, 10)
 
 
 def _spikes(curvature: Float[np.ndarray, "P"]) -> float:
@@ -209,12 +209,6 @@ def _fourier(points: Float[np.ndarray, "P 2"]) -> list[float]:
     pair = np.hypot(terms[1:22], terms[-1:-22:-1]) / first
     bands = [pair[1], pair[2], pair[3], np.linalg.norm(pair[4:8]), np.linalg.norm(pair[8:20])]
     return [float(band) for band in bands]
-
-
-def _skewness(values: Float[np.ndarray, "P"]) -> float:
-    """Third standardised moment: a tail makes one end of an axis longer."""
-    spread = values.std()
-    return float(((values - values.mean()) ** 3).mean() / max(spread, 1e-6) ** 3)
 
 
 def _point_asymmetry(mask: Bool[np.ndarray, "G G"], centre: Float[np.ndarray, "2"]) -> float:

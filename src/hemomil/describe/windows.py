@@ -34,11 +34,11 @@ def sample_windows(
     taken = np.empty((len(windows), size, size, image.shape[2]), np.float32)
     plane = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     folds = np.clip(np.ceil(windows[:, 2] / size), 1, MAX_OVERSAMPLING).astype(int)
-    for fold in np.unique(folds):  # one call for all cells that need the same oversampling
+    for fold in np.unique(folds).tolist():  # one call for all cells that need the same oversampling
         rows = np.flatnonzero(folds == fold)
         grid = _grid(windows[rows], size * fold, image.shape[:2])
         values = grid_sample(plane, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-        values = avg_pool2d(values, int(fold)) if fold > 1 else values
+        values = avg_pool2d(values, fold) if fold > 1 else values
         stacked = values[0].reshape(image.shape[2], len(rows), size, size)
         taken[rows] = stacked.permute(1, 2, 3, 0).numpy()
     return taken
