@@ -193,7 +193,7 @@ def _curvature(points: Float[np.ndarray, "P 2"], radius: float) -> Float[np.ndar
     ddx, ddy = ((np.roll(smooth, -1, axis=0) - 2 * smooth + np.roll(smooth, 1, axis=0)) / step**2).T
     sign = np.sign(_shoelace(points)) or 1.0
     bend: np.ndarray = radius * sign * (dx * ddy - dy * ddx) / np.maximum((dx**2 + dy**2) ** 1.5, 1e-3)
-    return np.clip(bend, -10, 10)
+    return np.asarray(np.clip(bend, -10, 10))
 
 
 def _spikes(curvature: Float[np.ndarray, "P"]) -> float:
