@@ -141,15 +141,15 @@ def test_roi_maps_come_from_the_same_pass_as_the_cells(untrained):
     found, maps = untrained.detect_with_roi(image)
     assert maps.shape == (len(found.boxes), 256, 14, 14)
     assert maps.dtype == np.float16
-    np.testing.assert_allclose(untrained.roi_maps(image, found.boxes), maps, atol=2e-3)
+    np.testing.assert_allclose(untrained.roi_maps(image, found.boxes), maps, rtol=2e-3, atol=2e-3)
 
 
 def test_a_roi_map_does_not_depend_on_the_other_boxes():
-    example = discs(5, 320, 500, 30.0, 30)
-    detector = Detector.untrained(settings=DetectSettings(threads=1, tile=256, overlap=64))
+    example = discs(5, 150, 220, 30.0, 16)
+    detector = Detector.untrained(settings=DetectSettings(threads=1, tile=128, overlap=64, diameter=30))
     together = detector.roi_maps(example.image, example.boxes)
     one = detector.roi_maps(example.image, example.boxes[7:8])
-    np.testing.assert_allclose(one[0], together[7], atol=2e-3)
+    np.testing.assert_array_equal(one[0], together[7])
     assert detector.roi_maps(example.image, example.boxes[:0]).shape == (0, 256, 14, 14)
 
 

@@ -89,6 +89,22 @@ def test_the_same_image_gives_the_same_cells(detector, field):
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
+def test_the_scale_of_roi_maps_is_the_images_not_the_boxes(detector, field):
+    together = detector.roi_maps(field.image, field.boxes)
+    alone = detector.roi_maps(field.image, field.boxes[3:4])
+    np.testing.assert_array_equal(alone[0], together[3])
+
+
+@pytest.mark.parametrize("tile", [192, 1024])
+def test_roi_maps_of_known_boxes_are_those_of_the_cells_found(field, tile):
+    detector = Detector.shipped(settings=DetectSettings(threads=1, tile=tile, overlap=96))
+    found, maps = detector.detect_with_roi(field.image)
+    again = detector.roi_maps(field.image, found.boxes)
+    # the few cells whose centre lies between two tiles may be seen in the other
+    same = np.isclose(again, maps, rtol=5e-3, atol=5e-3).all(axis=(1, 2, 3))
+    assert same.mean() > 0.7 if tile == 192 else same.all()
+
+
 @pytest.mark.slow
 def test_cells_of_cameras_never_trained_on_are_found(detector, real_data):
     bbbc = list(read_coco_examples(real_data / "bbbc041seg" / "test.json", limit=3))

@@ -30,7 +30,7 @@ CLASSES = ("red cell",)
 FIRST_LOOK = 640
 """Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
 SAMPLE = 512
-"""Side, at the network's scale, of the middle that shows the size of the cells where the image needs tiles."""
+"""Side, at the network's scale, of the middle that tells the size of the cells of an image in tiles."""
 ENOUGH = 5
 """Cells that must be found before their size overrules the guess."""
 SURE = 0.5
@@ -273,10 +273,13 @@ class Detector:
         owner = owners(scaled_boxes.cpu(), tiles).to(self.device)
         maps = torch.zeros(len(boxes), CHANNELS, MAP_SIZE, MAP_SIZE, dtype=torch.float16, device=self.device)
         align = roi_align(self._levels(), MAP_SIZE)
-        for rows in torch.split(torch.unique(owner).cpu(), self.settings.batch):
+        # batches are the same whatever the boxes: a map must not change in its last bit with its company
+        for rows in torch.split(torch.arange(len(tiles.corners)), self.settings.batch):
+            here = [torch.nonzero(owner == tile)[:, 0] for tile in rows.tolist()]
+            if not any(len(cells) for cells in here):
+                continue
             images = self._batch(scaled, tiles, rows)
             pyramid = self.net.backbone(images.tensors)
-            here = [torch.nonzero(owner == tile)[:, 0] for tile in rows.tolist()]
             shifts = tiles.corners[rows].repeat(1, 2).to(self.device)
             local = [scaled_boxes[cells] - shift for cells, shift in zip(here, shifts, strict=True)]
             maps[torch.cat(here)] = align(pyramid, local, images.image_sizes).half()

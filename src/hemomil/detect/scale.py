@@ -29,7 +29,7 @@ def guess_diameter(image: UInt8[np.ndarray, "H W 3"]) -> float | None:
     green = ndimage.gaussian_filter(green, 1.0)
     if np.ptp(green) < 16:  # blank: whatever Otsu splits is noise
         return None
-    dark = green < threshold_otsu(green)  # type: ignore[no-untyped-call]
+    dark = green < threshold_otsu(green)
     cells = ndimage.binary_fill_holes(dark)
     depth = ndimage.distance_transform_edt(cells)
     radii = _peaks(depth)

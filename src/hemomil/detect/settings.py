@@ -28,7 +28,10 @@ class DetectSettings(BaseModel):
         description="Usual cell diameter in pixels of the image; estimated from each image if not given.",
     )
     tile: int = Field(
-        default=1024, ge=128, le=4096, description="Largest side of a tile, in pixels at the detector's scale."
+        default=1024,
+        ge=128,
+        le=4096,
+        description="Largest side of a tile, in pixels at the detector's scale.",
     )
     overlap: int = Field(default=128, ge=32, description="Least overlap of neighbouring tiles, same pixels.")
     batch: int = Field(default=2, ge=1, description="Tiles that go through the network together.")
