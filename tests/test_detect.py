@@ -1,6 +1,7 @@
 """The laws of finding cells that need no learning: scale, tiles, masks, files, scores."""
 
 import json
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -195,6 +196,15 @@ def test_resnet50_ships_no_weights():
 def test_an_unknown_setting_is_an_error():
     with pytest.raises(ValidationError):
         DetectSettings(treshold=0.5)
+
+
+def test_coco_weights_that_cannot_be_fetched_are_the_users_to_bring(monkeypatch):
+    def offline(**_):
+        raise URLError("no network")
+
+    monkeypatch.setattr("hemomil.detect.net.maskrcnn_resnet50_fpn", offline)
+    with pytest.raises(ModelError, match="no network"):
+        Detector.coco()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 
 from hemomil.detect.settings import Backbone
+from hemomil.errors import ModelError
 
 CHANNELS = 256
 """Channels of every pyramid level, and of a RoI map."""
@@ -34,10 +35,18 @@ def build(backbone: Backbone, n_classes: int, seed: int) -> MaskRCNN:
 
 
 def build_coco(n_classes: int, seed: int) -> MaskRCNN:
-    """The paper's network with torchvision's COCO weights; box and mask predictors are new, for cells."""
-    net: MaskRCNN = maskrcnn_resnet50_fpn(
-        weights=MaskRCNN_ResNet50_FPN_Weights.COCO_V1, _skip_resize=True, **_limits()
-    )
+    """The paper's network with torchvision's COCO weights; box and mask predictors are new, for cells.
+
+    Raises ModelError if the weights are neither in torch's cache nor to be had from the network.
+    """
+    coco = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+    try:
+        net: MaskRCNN = maskrcnn_resnet50_fpn(weights=coco, _skip_resize=True, **_limits())
+    except OSError as error:  # URLError is one
+        raise ModelError(
+            f"the COCO weights could not be fetched from {coco.url}: {error}",
+            hint=f"put that file into {torch.hub.get_dir()}/checkpoints, or use the small backbone",
+        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         n_features = net.roi_heads.box_predictor.cls_score.in_features
