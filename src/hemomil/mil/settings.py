@@ -68,10 +68,10 @@ class MILSettings(BaseModel):
         0.95, ge=0, le=1, description="Weight of the cells' own loss is this to the power of the epoch."
     )
     embedding: int = Field(64, ge=1, description="Length of a cell's embedding.")
-    hidden: int = Field(64, ge=0, description="Hidden units of the encoder of vectors; 0: none.")
+    hidden: int = Field(0, ge=0, description="Hidden units of the encoder of vectors; 0: none.")
     attention_hidden: int = Field(64, ge=1, description="Hidden units of the attention.")
     instance_hidden: int = Field(0, ge=0, description="Linear bottleneck of the cells' classifier; 0: none.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of an embedding hidden in each step.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of an embedding hidden in each step.")
     roi: Literal["convolutions", "averages"] = Field(
         "averages",
         description="How RoI maps are read: the paper's four layers, or mean and maximum a channel.",
