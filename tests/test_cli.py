@@ -121,3 +121,20 @@ def test_init_makes_a_manifest_that_check_accepts(cohort, tmp_path):
         file.write_bytes((cohort / row.image).read_bytes())
     assert hemomil("init", str(tmp_path / "tree")).returncode == 0
     assert hemomil("check", str(tmp_path / "tree" / "manifest.csv")).returncode == 0
+
+
+def test_the_front_door_opens_to_every_name():
+    import hemomil
+
+    for name in hemomil.__all__:
+        assert getattr(hemomil, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = hemomil.nonsense
+
+
+def test_every_command_is_a_python_function_too():
+    from hemomil import commands
+
+    spoken = {"_".join(words).replace("-", "_") for words, _ in leaves(get_command(app))}
+    assert spoken <= set(commands.__all__)
+    assert all(callable(getattr(commands, name)) for name in commands.__all__)
