@@ -135,6 +135,18 @@ def test_vectors_are_joined_side_by_side_and_keep_their_names(path):
     assert names == (*SHAPE_NAMES, *(f"embedding_{i:03d}" for i in range(5)))
 
 
+def test_a_map_among_vectors_is_the_mean_and_the_maximum_of_each_channel(path):
+    write(path, kinds=("shape", "roi"))
+    maps = read_bags(path, ["roi"])[0].features.astype(np.float64)
+    joined = read_bags(path, ["shape", "roi"])[0].features
+    expected = np.hstack([SHAPE[:3], maps.mean(axis=(2, 3)), maps.max(axis=(2, 3))])
+    np.testing.assert_allclose(joined, expected, rtol=1e-3, atol=1e-6)
+    names = feature_names(path, ["shape", "roi"])
+    assert len(names) == joined.shape[1]
+    assert names[len(SHAPE_NAMES)] == "roi_000_mean"
+    assert names[-1] == "roi_255_max"
+
+
 def test_rows_may_come_in_any_order(path):
     with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("shape",)) as writer:
         writer.write([6, 0, 3], "shape", SHAPE[[6, 0, 3]])
@@ -156,7 +168,7 @@ def test_nan_names_the_cell_and_the_feature(path):
     ("features", "complaint"),
     [
         (["roi"], "not roi"),
-        (["shape", "crop"], "crop cannot be joined"),
+        (["shape", "crop"], "pictures"),
         (["crop"], "pictures"),
         ([], "nothing"),
     ],

@@ -19,8 +19,6 @@ from pycocotools import mask as coco
 from hemomil.errors import FeaturesError
 from hemomil.types import Bag
 
-VECTORS = ("shape", "embedding")
-"""Kinds that can be joined side by side."""
 BLOCK = 4096
 """Rows that are read and checked at a time."""
 
@@ -38,11 +36,11 @@ def read_obs(path: Path) -> pd.DataFrame:
 def read_bags(path: Path, features: Sequence[str]) -> list[Bag]:
     """The bags of a store, in the order in which their samples first appear.
 
-    `features`: vector kinds (`shape`, `embedding`), joined side by side as float32, or `roi` alone as
-    float16. All bags are views of one array.
+    `features`: kinds joined side by side as float32 vectors, or `roi` alone as float16 maps. Joined with
+    others, a RoI map is the mean and the maximum of each of its channels. All bags are views of one array.
 
     Raises:
-        FeaturesError: a kind is not in the store or cannot be joined, or a value is not finite.
+        FeaturesError: a kind is not in the store or is no feature, or a value is not finite.
     """
     store = _open(path)
     _check_kinds(store, features, path)
@@ -65,8 +63,17 @@ def feature_names(path: Path, features: Sequence[str]) -> tuple[str, ...]:
     names: list[str] = []
     for kind in features:
         width = store[f"obsm/{kind}"].shape[1]
-        names += known.get(kind, [f"{kind}_{i:03d}" for i in range(width)])
+        own = known.get(kind, [f"{kind}_{i:03d}" for i in range(width)])
+        names += (
+            [f"{name}_{how}" for how in ("mean", "max") for name in own]
+            if _is_joined_map(kind, features)
+            else own
+        )
     return tuple(names)
+
+
+def _is_joined_map(kind: str, features: Sequence[str]) -> bool:
+    return kind == "roi" and len(features) > 1
 
 
 def fingerprint(path: Path, features: Sequence[str]) -> dict[str, Any]:
@@ -115,29 +122,35 @@ def _check_kinds(store: Any, features: Sequence[str], path: Path) -> None:
             f"{path} holds {', '.join(kept)}, not {', '.join(absent) or 'nothing'}",
             hint="choose among them with --features, or describe the cells again",
         )
-    if len(features) > 1 and (odd := [kind for kind in features if kind not in VECTORS]):
-        raise FeaturesError(
-            f"{', '.join(odd)} cannot be joined with other features",
-            hint=f"join {' and '.join(VECTORS)}, or use {odd[0]} alone",
-        )
     if "crop" in features:
         raise FeaturesError("crops are pictures, not features", hint="use shape, roi or embedding")
 
 
 def _values(store: Any, features: Sequence[str], obs: pd.DataFrame) -> Float[np.ndarray, "N ..."]:
     """The array of all cells, filled block by block and checked on the way."""
-    arrays = [store[f"obsm/{kind}"] for kind in features]
-    width = sum(array.shape[1] for array in arrays)
-    values = np.empty((len(obs), width, *arrays[0].shape[2:]), arrays[0].dtype)
-    column = 0
-    for kind, array in zip(features, arrays, strict=True):
-        part = values[:, column : column + array.shape[1]]
-        for start in range(0, len(obs), BLOCK):
-            rows = slice(start, start + BLOCK)
-            part[rows] = array[rows]
-            _check_finite(part[rows], obs.index[rows], kind, store)
-        column += array.shape[1]
+    if len(features) == 1:
+        return _filled(store, features[0], features, obs)
+    return np.concatenate([_filled(store, kind, features, obs) for kind in features], axis=1)
+
+
+def _filled(store: Any, kind: str, features: Sequence[str], obs: pd.DataFrame) -> Float[np.ndarray, "N ..."]:
+    """All rows of one kind: as they are, or, for maps among vectors, as mean and maximum of each channel."""
+    array, joined = store[f"obsm/{kind}"], _is_joined_map(kind, features)
+    shape, dtype = ((2 * array.shape[1],), np.float32) if joined else (array.shape[1:], array.dtype)
+    values = np.empty((len(obs), *shape), dtype)
+    for start in range(0, len(obs), BLOCK):
+        rows = slice(start, start + BLOCK)
+        part = array[rows]
+        _check_finite(part, obs.index[rows], kind, store)
+        values[rows] = _channel_averages(part) if joined else part
     return values
+
+
+def _channel_averages(maps: Float[np.ndarray, "M C H W"]) -> Float[np.ndarray, "M F"]:
+    """Mean, then maximum, of each channel: F = 2 C, float32."""
+    return np.concatenate(
+        [maps.mean(axis=(2, 3), dtype=np.float32), maps.max(axis=(2, 3)).astype(np.float32)], axis=1
+    )
 
 
 def _check_finite(values: Float[np.ndarray, "M ..."], cell_ids: pd.Index, kind: str, store: Any) -> None:
