@@ -13,6 +13,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import box_iou
 
 from hemomil.detect import Detector, DetectSettings, Example, evaluate_detector, read_coco_examples
+from hemomil.detect.detector import corrected
 from hemomil.detect.evaluate import matched
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.scale import guess_diameter
@@ -53,6 +54,14 @@ def untrained():
 def test_the_size_of_cells_is_guessed_within_a_quarter(diameter):
     image = discs(1, 5 * diameter, 7 * diameter, diameter, 12).image
     assert guess_diameter(image) == pytest.approx(diameter, rel=0.25)
+
+
+def test_cells_found_correct_a_guess_that_was_far_off_only():
+    boxes = torch.tensor([[0.0, 0, 40, 40]]).repeat(5, 1)
+    assert corrected(38.0, boxes) == 38.0
+    assert corrected(20.0, boxes) == 40.0
+    assert corrected(80.0, boxes) == 40.0
+    assert corrected(80.0, boxes[:4]) == 80.0
 
 
 def test_a_blank_image_has_no_cell_size():

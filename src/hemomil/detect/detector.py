@@ -191,7 +191,7 @@ class Detector:
         middle = image if fits else _middle(image, round(SAMPLE * to_image))
         with self._running():
             found = self._search(middle, guess, with_maps=with_maps)
-        diameter = _corrected(guess, found.boxes[found.scores >= SURE])
+        diameter = corrected(guess, found.boxes[found.scores >= SURE])
         whole = middle.shape == image.shape and diameter == guess
         return diameter, found if whole else None
 
@@ -330,7 +330,7 @@ def _middle(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "
     return image[top : top + side, left : left + side]
 
 
-def _corrected(guess: float, boxes: Float[Tensor, "N 4"]) -> float:
+def corrected(guess: float, boxes: Float[Tensor, "N 4"]) -> float:
     """The median size of the cells found, if they are enough and the guess was far from it."""
     if len(boxes) < ENOUGH:
         return guess
