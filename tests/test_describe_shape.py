@@ -179,6 +179,36 @@ def test_a_given_mask_is_obeyed():
     assert values["circularity"] > 0.95
 
 
+def test_a_given_mask_lies_where_its_box_begins():
+    y, x = np.mgrid[:44, :44] + 0.5
+    mask, box = np.hypot(x - 22, y - 22) < 18, np.array([[38.4, 48.3, 81.8, 91.9]])
+    values = dict(zip(SHAPE_NAMES, measure(field(DISC), box, (mask,))[0], strict=True))
+    assert values["density_offset"] < 0.002
+    assert values["ring_0_density"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_quarter_turn_changes_no_texture():
+    image = field(OVAL | {"pallor": 0.6}, size=(200, 200))
+    image[88:92, 110:130] = (120, 40, 130)  # a bar: a slope along one axis only
+    box = np.array([box_round((120, 90), (26, 15))], float)
+    turned_box = box[:, [1, 0, 3, 2]] @ np.diag([1.0, -1, 1, -1]) + [0, 200, 0, 200]
+    turned_box = turned_box[:, [0, 3, 2, 1]]
+    straight, turned = measure(image, box)[0], measure(np.rot90(image).copy(), turned_box)[0]
+    for name in (*SHAPE_GROUPS["texture"], *SHAPE_GROUPS["pallor"]):
+        i = SHAPE_NAMES.index(name)
+        assert turned[i] == pytest.approx(straight[i], rel=0.05, abs=0.02), name
+
+
+def test_an_even_disc_has_no_texture_and_a_bar_gives_it_some():
+    image, box = field(DISC), np.array([box_round(**DISC)], float)
+    barred = image.copy()
+    barred[68:72, 50:70] = (120, 40, 130)
+    even, bar = (dict(zip(SHAPE_NAMES, measure(i, box)[0], strict=True)) for i in (image, barred))
+    for name in ("gradient_mean", "detail_1", "detail_4", "density_cv"):
+        assert even[name] < 0.1, name
+        assert bar[name] > 2 * even[name], name
+
+
 def test_touching_cells_are_parted():
     left = measured(DISC, {"centre": (99, 70), "axes": (20, 20)})[0]
     assert left["equivalent_diameter_px"] == pytest.approx(40, rel=0.08)
