@@ -334,6 +334,20 @@ def test_the_detector_and_its_explanations_are_scored_by_the_truth(cohort, tmp_p
     assert metrics["instances"]["default"]["anomaly"]["auroc"]["value"] is not None
 
 
+def test_fields_without_any_cell_leave_a_message_and_no_folder(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "blank").mkdir()
+    rows = ["image,sample,patient,label"]
+    for k in range(4):
+        Image.new("RGB", (300, 300), (235, 230, 230)).save(tmp_path / "blank" / f"{k}.png")
+        rows.append(f"blank/{k}.png,s{k},p{k},{'control' if k % 2 else 'ill'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    with pytest.raises(SettingsError, match="no cell was found in any image"):
+        commands.study(tmp_path / "manifest.csv", tmp_path / "run", settings=quick(), jobs=1)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_shuffled_labels_learn_nothing(cohort, tmp_path):
     manifest = pd.read_csv(cohort / "manifest.csv", dtype=str)

@@ -19,7 +19,7 @@ from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
-from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
+from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
 from hemomil.files import write_json, written_whole
 from hemomil.novelty import donor_notices
 from hemomil.stats import instance_metrics, study_metrics
@@ -62,19 +62,21 @@ def study(
     evaluated = evaluated_samples(source, settings)
     run = open_run(output, "study", settings, source.inputs, force=force)
     run.notices.extend((*notices, *_few_donors(source, splits, settings)))
-    store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
-    with run.timed("study"):
-        samples, cell_table = _run_jobs(store, splits, run, talk, jobs_or_cores(jobs))
-    samples = _with_blanks(samples, source, splits, settings)
-    metrics = _metrics(store, samples, cell_table, source, evaluated, settings)
-    write_samples(run.path / "splits.csv", splits)
-    write_samples(run.path / "samples.csv", samples)
-    write_cells(run.path / "cells.parquet", cell_table)
-    write_json(run.path / "metrics.json", metrics)
-    run.facts.update(classes=source.cohort.classes, control=settings.control, methods=settings.study.methods)
-    with run.timed("report"):
-        write_page(run)
-    run.finish()
+    with run.filling():
+        store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+        with run.timed("study"):
+            samples, cell_table = _run_jobs(store, splits, run, talk, jobs_or_cores(jobs))
+        samples = _with_blanks(samples, source, splits, settings)
+        metrics = _metrics(store, samples, cell_table, source, evaluated, settings)
+        write_table(run.path / "splits.csv", splits)
+        write_table(run.path / "samples.csv", samples)
+        write_cells(run.path / "cells.parquet", cell_table)
+        write_json(run.path / "metrics.json", metrics)
+        run.facts.update(
+            classes=source.cohort.classes, control=settings.control, methods=settings.study.methods
+        )
+        with run.timed("report"):
+            write_page(run)
     return metrics
 
 

@@ -38,16 +38,16 @@ def detect(
         )
     run = open_run(output, "detect", settings, source.inputs, force=force)
     run.notices.extend(source.notices)
-    detector = open_detector(settings)
-    with run.timed("detect"):
-        fields = image_paths(source.cohort, "field")
-        cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
-    found = Counter(cells.images)
-    empty = [image for image in fields if not found[image]]
-    run.notices.extend(Notice(kind="no-cells", subject=i, text=f"no cell was found in {i}") for i in empty)
-    write_cells_csv(run.path / "cells.csv", cells)
-    run.facts.update(detector=detector.fingerprint, cells=len(cells), images_without_cells=len(empty))
-    run.finish()
+    detector, fields = open_detector(settings), image_paths(source.cohort, "field")
+    with run.filling():
+        with run.timed("detect"):
+            cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
+        found = Counter(cells.images)
+        empty = [image for image in fields if not found[image]]
+        text = "no cell was found in {}"
+        run.notices.extend(Notice(kind="no-cells", subject=i, text=text.format(i)) for i in empty)
+        write_cells_csv(run.path / "cells.csv", cells)
+        run.facts.update(detector=detector.fingerprint, cells=len(cells), images_without_cells=len(empty))
     talk.say(f"{len(cells)} cells in {len(found)} images; none in {len(empty)}: {run.path / 'cells.csv'}")
     return {"cells": len(cells), "images": len(found), "images_without_cells": empty}
 

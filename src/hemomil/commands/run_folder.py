@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemomil.errors import RunFolderError
+from hemomil.errors import HemomilError, RunFolderError
 from hemomil.files import write_json
 from hemomil.types import Notice
 
@@ -48,6 +48,19 @@ class RunFolder:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(self.timings.get(stage, 0.0) + time.perf_counter() - start, 2)
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Work that ends in a finished run; where the user has to put something right, nothing stays.
+
+        After a kill or a bug the finished parts stay, for the same command to go on from.
+        """
+        try:
+            yield
+        except HemomilError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        self.finish()
 
     def finish(self) -> None:
         """Write run.json, the mark of a finished run, and drop the working files."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hemomil.files import written_whole
+from hemomil.files import write_text, written_whole
 from hemomil.novelty import Calibration, benjamini_hochberg
 from hemomil.types import Bag, Prediction, Sample
 
@@ -108,10 +108,9 @@ def _probabilities(classes: Sequence[str], values: np.ndarray) -> dict[str, obje
     return {f"prob_{name}": values.T[k] for k, name in enumerate(classes)}
 
 
-def write_samples(path: Path, table: pd.DataFrame) -> None:
-    """samples.csv, whole or not at all."""
-    with written_whole(path) as part:
-        table.to_csv(part, index=False)
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A table as CSV, whole or not at all."""
+    write_text(path, table.to_csv(index=False))
 
 
 def write_cells(path: Path, table: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
-from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_samples
+from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
 from hemomil.types import Bag
 
 
@@ -37,16 +37,19 @@ def train(
     settings = settings_for(source, settings)
     refuse_unlearnable(source.cohort, settings)
     run = open_run(output, "train", settings, source.inputs, force=force)
-    store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
-    bags, fingerprint = _read(store, settings.features)
-    talk.say(f"training {settings.method} on {len(bags)} samples")
-    with run.timed("train"):
-        model, calibration = fit(bags, settings.method, settings, seed=settings.seed)
-    run.notices.extend((*model.notices_, *calibration.notices))
-    trained = TrainedModel(model=model, calibration=calibration, settings=settings, fingerprint=fingerprint)
-    save_model(run.path / "model", trained)
-    run.facts["evaluation"] = "none: these are the model's own training samples"
-    return _tell(run, source, bags, trained, store)
+    with run.filling():
+        store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+        bags, fingerprint = _read(store, settings.features)
+        talk.say(f"training {settings.method} on {len(bags)} samples")
+        with run.timed("train"):
+            model, calibration = fit(bags, settings.method, settings, seed=settings.seed)
+        run.notices.extend((*model.notices_, *calibration.notices))
+        trained = TrainedModel(
+            model=model, calibration=calibration, settings=settings, fingerprint=fingerprint
+        )
+        save_model(run.path / "model", trained)
+        run.facts["evaluation"] = "none: these are the model's own training samples"
+        return _tell(run, source, bags, trained, store)
 
 
 def predict(
@@ -68,10 +71,11 @@ def predict(
     settings = settings_for(source, settings)
     inputs = {**source.inputs, "model": model / "model" / "model.safetensors"}
     run = open_run(output, "predict", settings, inputs, force=force)
-    store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
-    bags, fingerprint = _read(store, settings.features)
-    refuse_other_features(trained.fingerprint, fingerprint)
-    return _tell(run, source, bags, trained, store)
+    with run.filling():
+        store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+        bags, fingerprint = _read(store, settings.features)
+        refuse_other_features(trained.fingerprint, fingerprint)
+        return _tell(run, source, bags, trained, store)
 
 
 def _read(store: Path, features: Sequence[str]) -> tuple[list[Bag], dict[str, Any]]:
@@ -99,12 +103,11 @@ def _tell(
     lost = [sample for sample in source.cohort.samples if sample.sample not in seen]
     samples = sample_rows(bags, predictions, trained.calibration, **told)
     samples = pd.concat([samples, blank_rows(lost, classes, **told)], ignore_index=True)
-    write_samples(run.path / "samples.csv", samples)
+    write_table(run.path / "samples.csv", samples)
     write_cells(
         run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told)
     )
     run.facts.update(classes=classes, control=trained.settings.control, methods=[trained.model.method])
     with run.timed("report"):
         write_page(run)
-    run.finish()
     return {"samples": len(samples), "predicted": samples["predicted"].value_counts().to_dict()}
