@@ -48,6 +48,7 @@ OVAL = {"centre": (120, 90), "axes": (26, 15), "angle": 0.5}
 
 def test_names_are_unique_and_grouped():
     assert len(set(SHAPE_NAMES)) == len(SHAPE_NAMES) == sum(map(len, SHAPE_GROUPS.values()))
+    assert set(SHAPE_NAMES) == {name for names in SHAPE_GROUPS.values() for name in names}
     assert 75 <= len(SHAPE_NAMES) <= 110
 
 
@@ -59,6 +60,15 @@ def test_translation_of_the_image_changes_nothing():
     moved = np.roll(image, (7, -11), axis=(0, 1))
     shift = np.array([-11, 7, -11, 7], float)
     np.testing.assert_allclose(measure(moved, boxes + shift), measure(image, boxes), rtol=2e-3, atol=2e-3)
+
+
+def test_only_the_stain_group_and_its_noise_tell_a_paler_stain():
+    image, box = field(PALE), np.array([box_round((60, 70), (20, 20))], float)
+    pale = np.rint(SLIDE * (image / SLIDE) ** 0.7).astype(np.uint8)  # 70 % of the dye
+    strong, weak = (dict(zip(SHAPE_NAMES, measure(i, box)[0], strict=True)) for i in (image, pale))
+    for name in (*SHAPE_GROUPS["outline"], *SHAPE_GROUPS["profile"], *SHAPE_GROUPS["pallor"]):
+        assert weak[name] == pytest.approx(strong[name], rel=0.06, abs=0.04), name
+    assert weak["density_green"] == pytest.approx(0.7 * strong["density_green"], rel=0.05)
 
 
 def test_the_order_of_boxes_does_not_matter():

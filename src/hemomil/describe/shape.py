@@ -19,7 +19,7 @@ from hemomil.describe.segment import view
 
 SHAPE_VERSION = 1
 """Changes whenever a feature changes its meaning: a model refuses features of another version."""
-SHAPE_GROUPS = {
+_COLUMNS = {
     "size": SIZE_NAMES,
     "outline": OUTLINE_NAMES,
     "profile": PROFILE_NAMES,
@@ -29,7 +29,19 @@ SHAPE_GROUPS = {
     "inclusions": INCLUSION_NAMES,
     "quality": ("segmented",),
 }
-SHAPE_NAMES: tuple[str, ...] = tuple(name for names in SHAPE_GROUPS.values() for name in names)
+SHAPE_NAMES: tuple[str, ...] = tuple(name for names in _COLUMNS.values() for name in names)
+STAIN_NAMES = tuple(
+    name
+    for name in SHAPE_NAMES
+    if name.startswith(("mean_", "background_", "density_red", "density_green", "density_blue"))
+    or name in ("density_rim", "density_sum")
+)
+"""Absolute colour and light: they tell stain and camera as much as disease, so suspect them first."""
+SHAPE_GROUPS = {
+    **{group: tuple(name for name in names if name not in STAIN_NAMES) for group, names in _COLUMNS.items()},
+    "stain": STAIN_NAMES,
+}
+"""What each feature is about; every name is in one group."""
 
 
 def measure(
