@@ -103,7 +103,7 @@ def _check_features(features: Sequence[str]) -> None:
 def check_method(name: str) -> None:
     """Raise SettingsError, with the nearest name, for a method that does not exist."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(
             f"method {name!r} is unknown", hint=f"{meant}the methods are {', '.join(METHODS)}"
