@@ -19,7 +19,7 @@ from hemomil.report.tables import RunTables
 from hemomil.report.words import metric_title
 
 INK, QUIET, FILL, ACCENT = "#1b2733", "#6b7885", "#b9d3e6", "#1f5f8b"
-HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "f1", "auroc", "auprc")
+HEADLINE = ("accuracy", "macro_f1", "macro_auroc", "macro_auprc")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",

@@ -80,7 +80,8 @@ def _context(tables: RunTables, read_image: ReadImage, settings: ReportSettings)
         "headline": list(_metric_rows(tables.estimates, headline=True)),
         "headline_names": headline_metrics(tables.estimates),
         "details": list(_metric_rows(tables.estimates, headline=False)),
-        "instances": list(_metric_rows(tables.instances, headline=False)),
+        "instances": list(_instance_rows(tables.instances)),
+        "instance_scores": list(dict.fromkeys(tables.instances["score"])),
         "others": [row for part in tables.others.values() for row in _metric_rows(part, headline=False)],
         "figures": figures,
         "scales": colours,
@@ -129,6 +130,15 @@ def _metric_rows(estimates: pd.DataFrame, *, headline: bool) -> Iterator[dict[st
         by_metric = part.drop_duplicates("metric").set_index("metric").reindex(names)
         cells = [{**row, "text": words.estimate_text(row)} for row in records(by_metric)]
         yield {"method": method, "cells": cells}
+
+
+def _instance_rows(instances: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """A row per method: how well each score ranks the abnormal cells; blank where it has no such score."""
+    scores = list(dict.fromkeys(instances["score"]))
+    for method, part in instances[instances["value"].notna()].groupby("method", sort=False):
+        texts = {(row["score"], row["metric"]): words.estimate_text(row) for row in records(part)}
+        cells = [[texts.get((score, metric), "") for metric in ("auroc", "ap")] for score in scores]
+        yield {"method": method, "cells": cells, "n": int(part["n"].max())}
 
 
 def _sample_rows(tables: RunTables, anchors: Mapping[str, str]) -> list[dict[str, Any]]:
