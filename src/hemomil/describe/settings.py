@@ -14,7 +14,7 @@ class DescribeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: tuple[Kind, ...] = Field(
-        default=("shape", "crop"), min_length=1, description="What to compute and store of each cell."
+        default=("shape",), min_length=1, description="What to compute and store of each cell."
     )
     crop_size: int = Field(default=64, ge=8, le=512, description="Side of a stored crop, in pixels.")
     crop_context: float = Field(
