@@ -138,3 +138,9 @@ def test_every_command_is_a_python_function_too():
     spoken = {"_".join(words).replace("-", "_") for words, _ in leaves(get_command(app))}
     assert spoken <= set(commands.__all__)
     assert all(callable(getattr(commands, name)) for name in commands.__all__)
+
+
+def test_the_readme_names_every_file_of_the_package():
+    tree = (ROOT / "README.md").read_text()
+    files = {path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"}
+    assert not {name for name in files if f" {name} " not in tree}
