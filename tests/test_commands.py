@@ -367,3 +367,15 @@ def test_shuffled_labels_learn_nothing(cohort, tmp_path):
     )
     area = metrics["methods"]["default"]["macro_auroc"]
     assert area["low"] < 0.5
+
+
+def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp_path):
+    flags = {"preset": "paper", "method": "anomaly+att+sic", "mil.epochs": 1, "describe.kinds": ["roi"]}
+    settings = commands.resolve_settings(flags=flags)
+    known = cohort / "cells.csv"
+    commands.train(cohort / "manifest.csv", tmp_path / "run", settings=settings, cells=known, jobs=1)
+    assert read_zarr(tmp_path / "run" / "cells.zarr").obsm["roi"].shape[1:] == (256, 14, 14)
+    commands.predict(cohort / "manifest.csv", tmp_path / "out", model=tmp_path / "run", cells=known, jobs=1)
+    columns = [f"prob_{name}" for name in ("control", "hs", "scd")]
+    before, after = (pd.read_csv(tmp_path / name / "samples.csv")[columns] for name in ("run", "out"))
+    np.testing.assert_array_equal(before, after)

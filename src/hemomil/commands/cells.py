@@ -158,7 +158,8 @@ def _describe(
     paths, versions = image_paths(source.cohort), {"roi": detector.fingerprint} if detector else {}
     with StoreWriter(store, cells, source.cohort, kinds, versions=versions, resume=True) as writer:
         fast = tuple(kind for kind in kinds if kind in ("shape", "crop"))
-        rows = _rows_by_image(cells, ~np.all([writer.done(kind) for kind in fast], axis=0))
+        missing = [~writer.done(kind) for kind in fast]
+        rows = _rows_by_image(cells, np.any([*missing, np.zeros(len(cells), bool)], axis=0))
         work = (
             delayed(_measure)(paths[image], _part(cells, at), fast, run.settings)
             for image, at in rows.items()
