@@ -251,3 +251,21 @@ def test_unknown_names_are_refused_with_the_known_ones(cohort):
         MILSettings.preset("papr")
     with pytest.raises(ValueError, match="extra"):
         MILSettings(epoch=3)
+
+
+def test_no_feature_reaches_beyond_five_standard_deviations(cohort):
+    space = AnomalyMIL("mean", QUICK).fit(cohort).core_.space
+    far = torch.tensor([[1e6] * 8, [-1e6] * 8, [0.0] * 8])
+    found = space(far)
+    assert found[0].tolist() == [5.0] * 8
+    assert found[1].tolist() == [-5.0] * 8
+    assert found[2].abs().max() < 1
+
+
+def test_maps_become_the_mean_and_the_maximum_of_each_channel():
+    bags = make_roi_cohort(1)
+    space = AnomalyMIL("mean", QUICK).fit(bags).core_.space
+    maps = torch.from_numpy(bags[0].features)
+    flat = space.flatten(maps)
+    torch.testing.assert_close(flat[:, :256], maps.float().mean(dim=(2, 3)))
+    torch.testing.assert_close(flat[:, 256:], maps.float().amax(dim=(2, 3)))

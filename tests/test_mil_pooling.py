@@ -7,7 +7,7 @@ import torch
 from hemomil.mil import METHODS, AnomalyMIL, MILSettings
 from hemomil.mil.explanation import log_odds
 from hemomil.mil.pack import Segments
-from hemomil.mil.pooling import Evidence, LogSumExpPooling, mean_without_each
+from hemomil.mil.pooling import Evidence, LogSumExpPooling, MaxPooling, mean_without_each
 from hemomil.types import Bag
 from mil_cohorts import make_cohort, without_cell
 
@@ -142,3 +142,13 @@ def test_segments_agree_with_a_loop():
     torch.testing.assert_close(bags.max(values), torch.stack([p.amax(0) for p in parts]))
     torch.testing.assert_close(bags.logsumexp(values), torch.stack([p.logsumexp(0) for p in parts]))
     torch.testing.assert_close(bags.softmax(values), torch.cat([p.softmax(0) for p in parts]))
+
+
+def test_cells_that_tie_for_the_maximum_share_its_weight_and_none_is_missed():
+    pooling, bags = MaxPooling(2, 2), Segments.of_sizes([3])
+    tied = Evidence(torch.tensor([[3.0, 0.0], [3.0, 5.0], [1.0, 2.0]]), torch.zeros(3, 0))
+    with torch.no_grad():
+        assert pooling.weights(tied, bags)[:, 0].tolist() == [0.25, 0.75, 0.0]
+        without = pooling.without_each(tied, bags)
+        expected = pooling.classifier(torch.tensor([[3.0, 5.0], [3.0, 2.0], [3.0, 5.0]]))
+    torch.testing.assert_close(without, expected)
