@@ -201,6 +201,12 @@ def test_predict_needs_no_labels_and_repeats_the_training_process(trained, cohor
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_trained_model_says_whether_its_explanations_hold(trained):
+    check = json.loads((trained / "run.json").read_text())["explanation_check"]
+    assert check["samples"] > 0
+    assert check["fall"] > check["random_fall"]
+
+
 def test_a_model_refuses_other_features(trained, cohort, tmp_path):
     from hemomil.commands.model_folder import load_model, refuse_other_features
 

@@ -4,9 +4,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
-from hemomil.explain import deletion_check, strangest_features
+from hemomil.explain import deletion_check
 from hemomil.types import Bag
 
 
@@ -103,62 +102,3 @@ def test_certainty_beyond_double_precision_is_borne():
     found = check(bag_of(VOTES * 1000), VOTES)
     assert found.fall == pytest.approx(1 - predict([bag_of([0.0])])[0, 1])
     assert all(value is None or np.isfinite(value) for value in list(asdict(found).values())[1:])
-
-
-# --- names for what is strange
-
-NAMES = ("area", "central pallor", "eccentricity", "dust")
-
-
-def controls(n=4000, seed=0):
-    values = np.random.default_rng(seed).normal([50, 0.4, 0.2, 0], [5, 0.1, 0.05, 0], size=(n, 4))
-    return values.astype(np.float32)
-
-
-def test_the_strangest_feature_is_named_first_with_its_distance():
-    cells = np.array([[50, 0.4, 0.9, 0], [25, 0.1, 0.2, 0]], dtype=np.float32)
-    elongated, small = strangest_features(cells, controls(), NAMES, top=2)
-    assert elongated[0] == ("eccentricity", pytest.approx(14, rel=0.1))
-    assert small == [("area", pytest.approx(-5, rel=0.1)), ("central pallor", pytest.approx(-3, rel=0.1))]
-
-
-def test_robust_distances_of_normal_controls_are_standard_deviations():
-    cells = controls(n=500, seed=1)
-    found = dict(strangest_features(cells[:1], controls(n=50_000), NAMES, top=4)[0])
-    expected = (cells[0, :3] - [50, 0.4, 0.2]) / [5, 0.1, 0.05]
-    assert [found[name] for name in NAMES[:3]] == pytest.approx(expected, abs=0.05)
-
-
-def test_a_tenth_of_artefacts_among_the_controls_hides_nothing():
-    dirty = controls()
-    dirty[:400] *= 100
-    cell = np.array([[80, 0.4, 0.2, 0]], dtype=np.float32)
-    (name, z), *_ = strangest_features(cell, dirty, NAMES)[0]
-    assert name == "area"
-    assert z > 4
-
-
-def test_the_unit_of_a_feature_does_not_matter():
-    cells, scale = controls(n=20, seed=2).astype(np.float64), np.array([1000.0, 0.01, 7.0, 1.0])
-    first = strangest_features(cells, controls().astype(np.float64), NAMES)
-    again = strangest_features(cells * scale, controls() * scale, NAMES)
-    for one, other in zip(first, again, strict=True):
-        assert [name for name, _ in one] == [name for name, _ in other]
-        assert [z for _, z in one] == pytest.approx([z for _, z in other])
-
-
-def test_a_feature_that_never_varies_in_controls_says_nothing():
-    found = dict(strangest_features(np.array([[50, 0.4, 0.2, 9]]), controls(), NAMES, top=4)[0])
-    assert found["dust"] == 0
-
-
-def test_a_feature_that_seldom_varies_is_measured_by_its_standard_deviation():
-    values = controls()
-    values[:100, 3] = 1.0
-    found = dict(strangest_features(np.array([[50, 0.4, 0.2, 1.0]]), values, NAMES, top=4)[0])
-    assert found["dust"] == pytest.approx(1 / values[:, 3].std(), rel=1e-4)
-    assert norm.sf(found["dust"]) < 0.001
-
-
-def test_more_names_than_features_are_not_invented():
-    assert len(strangest_features(controls(n=1), controls(), NAMES, top=9)[0]) == 4

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hemomil.commands.cells import prepare
@@ -15,7 +16,12 @@ from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
-from hemomil.types import Bag
+from hemomil.explain import deletion_check
+from hemomil.types import Bag, Prediction
+
+DELETED = 3
+"""Cells taken out of a sample when its explanation is checked."""
+CHECKED_SAMPLES = 12
 
 
 def train(
@@ -108,6 +114,37 @@ def _tell(
         run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told)
     )
     run.facts.update(classes=classes, control=trained.settings.control, methods=[trained.model.method])
+    with run.timed("explanation check"):
+        run.facts["explanation_check"] = check_explanations(trained, bags, predictions)
     with run.timed("report"):
         write_page(run)
     return {"samples": len(samples), "predicted": samples["predicted"].value_counts().to_dict()}
+
+
+def check_explanations(
+    trained: TrainedModel, bags: Sequence[Bag], predictions: Sequence[Prediction]
+) -> dict[str, float | int] | None:
+    """Do the cells that are said to count really count? Means over a few samples called ill, for run.json.
+
+    `fall` is what the probability of the predicted class loses without the 3 cells of highest contribution,
+    `random_fall` without 3 random ones. None where no sample of more than 3 cells is called ill.
+    """
+    ill = [
+        (bag, said)
+        for bag, said in zip(bags, predictions, strict=True)
+        if said.predicted != trained.settings.control and len(bag) > DELETED
+    ][:CHECKED_SAMPLES]
+    checks = [
+        deletion_check(
+            trained.model.predict_proba, bag, said.contribution, k=DELETED, seed=trained.settings.seed
+        )
+        for bag, said in ill
+    ]
+    if not checks:
+        return None
+    return {
+        "samples": len(checks),
+        "cells_deleted": DELETED,
+        "fall": float(np.mean([check.fall for check in checks])),
+        "random_fall": float(np.mean([check.random_fall for check in checks])),
+    }
