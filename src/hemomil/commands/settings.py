@@ -1,12 +1,12 @@
 """Every setting of a run in one frozen value: preset, then file, then --set, then flags."""
 
 import difflib
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import joblib
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -117,7 +117,7 @@ def write_settings(path: Path, settings: Settings) -> None:
 
 def jobs_or_cores(jobs: int | None) -> int:
     """How many processes to use: what was asked for, else one for every core."""
-    return jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return jobs or joblib.cpu_count()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
