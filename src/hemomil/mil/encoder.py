@@ -1,19 +1,27 @@
 """From what was measured of a cell to its embedding z.
 
-Axes: N cells, F features, H embedding. RoI maps are N 256 14 14.
+Axes: N cells, F features, H embedding. RoI maps are N 256 14 14, their patches N 49 1024.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad, relu
 
 from hemomil.mil.settings import MILSettings
 
 ROI_SHAPE = (256, 14, 14)
+WIDE = 304
+"""The 301 channels of the first layer, filled up with zeros: kernels for odd widths are slow."""
 
 
 class RoiEncoder(nn.Sequential):
-    """The paper's encoder of RoI maps: 14x14 -> 9x9 -> 4x4 -> 2x2 -> 1x1, then z in R^500 (Sec. 2)."""
+    """The paper's encoder of RoI maps: 14x14 -> 9x9 -> 4x4 -> 2x2 -> 1x1, then z in R^500 (Sec. 2).
+
+    The layers hold the weights. Since no two windows of any of them overlap, they are computed as matrix
+    products of patches, and what the first one makes of padding alone, its bias, is not computed at all: the
+    same numbers but for rounding, in about two thirds of the time on a CPU.
+    """
 
     def __init__(self, embedding: int = 500) -> None:
         super().__init__(
@@ -28,6 +36,34 @@ class RoiEncoder(nn.Sequential):
             nn.Linear(650, embedding),
             nn.ReLU(),
         )
+
+    @staticmethod
+    def patches(maps: Shaped[Tensor, "N 256 14 14"]) -> Shaped[Tensor, "N 49 1024"]:
+        """The maps cut into the 7 x 7 windows of the first convolution that see more than padding.
+
+        Laying a map out takes as long as a tenth of a training step: worth doing once, before training.
+        """
+        return maps.reshape(len(maps), 256, 7, 2, 7, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(maps), 49, 1024)
+
+    def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        """Embeddings of RoI maps, or of their `patches`."""
+        patches = (self.patches(cells) if cells.dim() == 4 else cells).to(torch.float32)
+        n, (first, second, third, last) = len(patches), (self[i] for i in (0, 2, 5, 8))
+        bias = pad(first.bias, (0, WIDE - len(first.bias)))
+        seen = relu(linear(patches, pad(first.weight.flatten(1), (0, 0, 0, WIDE - len(first.bias))), bias))
+        # row and column 0 of the 9 x 9 are the bias; the last ones lie in no window of the second layer
+        whole = relu(bias).expand(n, 8, 8, WIDE).clone()
+        whole[:, 1:, 1:] = seen.reshape(n, 7, 7, WIDE)
+        windows = whole.reshape(n, 4, 2, 4, 2, WIDE).transpose(2, 3).reshape(n, 16, 4 * WIDE)
+        fewer = relu(linear(windows, _rows(second.weight, WIDE), second.bias))
+        pooled = fewer.reshape(n, 2, 2, 2, 2, -1).amax(dim=(2, 4)).reshape(n, -1)
+        return relu(last(relu(linear(pooled, _rows(third.weight), third.bias))))
+
+
+def _rows(weight: Float[Tensor, "O I 2 2"], inputs: int | None = None) -> Float[Tensor, "O P"]:
+    """A 2 x 2 kernel as a matrix for patches with channels last, its input channels filled up with zeros."""
+    kernel = weight.permute(0, 2, 3, 1)
+    return pad(kernel, (0, (inputs or weight.shape[1]) - weight.shape[1])).flatten(1)
 
 
 class VectorEncoder(nn.Sequential):

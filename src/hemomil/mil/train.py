@@ -4,7 +4,7 @@ Axes: N cells of a pack, B bags of a pack, K classes, F features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hemomil.errors import FeaturesError
+from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence
@@ -34,6 +35,12 @@ class TrainingBags:
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def laid_out_for(self, network: MILNetwork) -> "TrainingBags":
+        """The same bags, RoI maps cut into patches if the encoder reads those."""
+        if not isinstance(network.encoder, RoiEncoder):
+            return self
+        return replace(self, cells=[RoiEncoder.patches(cells) for cells in self.cells])
 
     @property
     def controls(self) -> list[int]:
@@ -63,9 +70,10 @@ class Trainer:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.bags, self.parts, self.settings = bags, parts, settings
+        self.parts, self.settings = parts, settings
         self.seed, self.device = seed, device
         self.network = blank_network(parts, feature_shape, n_classes, settings)
+        self.bags = bags.laid_out_for(self.network)
         initialise(self.network, torch.Generator().manual_seed(stream_seed(seed, "weights")))
         self.network.to(device)
         self.weighs_distance = parts.distance and not parts.frozen_reference
