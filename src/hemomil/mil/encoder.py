@@ -48,16 +48,18 @@ class RoiEncoder(nn.Sequential):
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """Embeddings of RoI maps, or of their `patches`."""
         patches = (self.patches(cells) if cells.dim() == 4 else cells).to(torch.float32)
-        n, (first, second, third, last) = len(patches), (self[i] for i in (0, 2, 5, 8))
-        bias = pad(first.bias, (0, WIDE - len(first.bias)))
-        seen = relu(linear(patches, pad(first.weight.flatten(1), (0, 0, 0, WIDE - len(first.bias))), bias))
+        n, of = len(patches), dict(self.named_parameters())
+        missing = WIDE - len(of["0.bias"])
+        bias = pad(of["0.bias"], (0, missing))
+        seen = relu(linear(patches, pad(of["0.weight"].flatten(1), (0, 0, 0, missing)), bias))
         # row and column 0 of the 9 x 9 are the bias; the last ones lie in no window of the second layer
         whole = relu(bias).expand(n, 8, 8, WIDE).clone()
         whole[:, 1:, 1:] = seen.reshape(n, 7, 7, WIDE)
         windows = whole.reshape(n, 4, 2, 4, 2, WIDE).transpose(2, 3).reshape(n, 16, 4 * WIDE)
-        fewer = relu(linear(windows, _rows(second.weight, WIDE), second.bias))
+        fewer = relu(linear(windows, _rows(of["2.weight"], WIDE), of["2.bias"]))
         pooled = fewer.reshape(n, 2, 2, 2, 2, -1).amax(dim=(2, 4)).reshape(n, -1)
-        return relu(last(relu(linear(pooled, _rows(third.weight), third.bias))))
+        last = relu(linear(pooled, _rows(of["5.weight"]), of["5.bias"]))
+        return relu(linear(last, of["8.weight"], of["8.bias"]))
 
 
 def _rows(weight: Float[Tensor, "O I 2 2"], inputs: int | None = None) -> Float[Tensor, "O P"]:
