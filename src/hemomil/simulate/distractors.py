@@ -130,14 +130,19 @@ def _precipitate(rng: np.random.Generator, stain: Stain, radius: float, x: float
 def inclusion(
     rng: np.random.Generator, shape: tuple[int, int], inside: Bool[np.ndarray, "H W"], radius: float
 ) -> Float[np.ndarray, "H W"]:
-    """Amount of chromatin of a parasite-like body within a red cell: a dot, a ring with a dot, or a mass."""
+    """Amount of chromatin of a parasite-like body within a red cell.
+
+    A dot, a ring with a dot, a mass, or a grown one: mottled, over much of the cell.
+    """
     rows, columns = np.nonzero(inside)
     pick = int(rng.integers(len(rows)))
     y = np.arange(shape[0], dtype=np.float32)[:, None] - rows[pick]
     x = np.arange(shape[1], dtype=np.float32)[None, :] - columns[pick]
     r = np.hypot(x, y) / np.float32(radius)
-    kind, size = rng.choice(["dot", "ring", "mass"]), rng.uniform(0.06, 0.14)
-    if kind == "dot":
+    kind, size = rng.choice(["dot", "ring", "mass", "grown"]), rng.uniform(0.06, 0.14)
+    if kind == "grown":
+        amount = _grown(rng, shape, r)
+    elif kind == "dot":
         amount = np.exp(-((r / size) ** 2))
     elif kind == "ring":
         wide = rng.uniform(0.18, 0.32)
@@ -147,6 +152,20 @@ def inclusion(
     else:
         amount = rng.uniform(0.3, 0.7) * np.clip(1.5 - r / rng.uniform(0.3, 0.6), 0, 1)
     return np.asarray(amount * inside * rng.uniform(0.5, 1.0), dtype=np.float32)
+
+
+def _grown(
+    rng: np.random.Generator, shape: tuple[int, int], r: Float[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W"]:
+    """A body that fills much of its cell: coarse grains, and here and there a denser one (pigment)."""
+    reach, grain = rng.uniform(0.5, 2.2), np.zeros(shape, np.float32)
+    for sigma, share in ((2.0, 0.6), (4.0, 0.4)):
+        noise = ndi.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
+        grain += share * noise / (noise.std() + 1e-6)
+    body = np.clip((reach - r) * 3, 0, 1) * rng.uniform(0.1, 0.45)
+    return np.asarray(
+        body * np.clip(1 + rng.uniform(0.4, 1.2) * grain, 0, 3) + 0.5 * (grain > 2.2) * (r < reach)
+    )
 
 
 def _finished(

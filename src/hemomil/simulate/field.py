@@ -120,12 +120,13 @@ def _absorbance(
     cells: list[tuple[str, CellPatch]],
     others: list[Distractor],
 ) -> Float[np.ndarray, "H W 3"]:
-    """Everything the light passes through, added up; thicknesses add where cells overlap."""
+    """Everything the light passes through, added up; thicknesses add (`overlay`) where cells overlap."""
     thickness = np.zeros(field.size, np.float32)
     chromatin = np.zeros(field.size, np.float32)
     for _, cell in cells:
         window, part = _overlap(cell.x, cell.y, cell.mask.shape, field.size)
-        thickness[window] += cell.thickness[part]
+        below, above = thickness[window], cell.thickness[part]
+        thickness[window] = np.maximum(below, above) + np.float32(field.overlay) * np.minimum(below, above)
         inside = cell.mask[part]
         if field.inclusions and rng.random() < field.inclusions and inside.any():
             chromatin[window] += inclusion(rng, inside.shape, inside, field.diameter / 2)

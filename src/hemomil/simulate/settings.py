@@ -110,6 +110,12 @@ class FieldSettings(Settings):
     pressed: float = Field(
         default=0.3, ge=0, le=1, description="share of overlaps that flatten both sides instead"
     )
+    overlay: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="how much the thinner of two cells that lie over each other adds to the thicker",
+    )
     irregularity: float = Field(
         default=0.02, ge=0, le=0.2, description="roughness of outlines, of the radius"
     )
