@@ -2,7 +2,7 @@
 
 HemomilError           the user can put it right: exit code 2, message and hint, no traceback
 ├── ManifestError      manifest.csv: columns, rows, labels, patients
-├── CellsError         cells.csv or COCO JSON: boxes, columns, images
+├── CellsError         known cells of a file or folder: boxes, columns, outlines, images
 ├── ImageError         one image file cannot be read as it should
 ├── FeaturesError      vectors brought along: shape, names, NaN
 ├── SettingsError      a flag or settings key that cannot be obeyed

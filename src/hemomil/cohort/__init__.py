@@ -1,5 +1,6 @@
 """Who was seen: manifests, images, cells and features read and checked, then divided into folds."""
 
+from hemomil.cohort.border import cut_by_border, without_cut
 from hemomil.cohort.cells import (
     KnownCells,
     assign,
@@ -26,6 +27,7 @@ __all__ = [
     "Problem",
     "assign",
     "check_images",
+    "cut_by_border",
     "empty_samples",
     "exclude",
     "fold_units",
@@ -43,6 +45,7 @@ __all__ = [
     "select",
     "summary",
     "whole_image_cells",
+    "without_cut",
     "without_images",
     "write_cells_csv",
 ]

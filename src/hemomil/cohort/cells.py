@@ -15,8 +15,10 @@ import pandas as pd
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
-from hemomil.cohort.given import BOX, GivenCells, box_problem, read_given
+from hemomil.cohort.border import cut_notice
+from hemomil.cohort.given import BOX, GivenCells, box_problem, image_rows, read_given
 from hemomil.cohort.images import image_sizes
+from hemomil.cohort.outlines import Polygons
 from hemomil.cohort.problems import Problem, refuse_if_any, row_ranges
 from hemomil.errors import CellsError, ImageError
 from hemomil.types import Cells, Cohort, Detections, ImageRow, Notice
@@ -37,22 +39,33 @@ def read_cells(path: Path, cohort: Cohort) -> Cells:
     return read_known_cells(path, cohort).cells
 
 
-def read_known_cells(path: Path, cohort: Cohort) -> KnownCells:
-    """Read cells.csv or COCO JSON (DESIGN §2) and assign the cells to samples.
+def read_known_cells(path: Path, cohort: Cohort, *, keep_cut: bool = False) -> KnownCells:
+    """Read cells.csv, COCO JSON, or outlines of other tools (DESIGN §2), and assign the cells to samples.
 
     Images of kind=cell that the file does not mention are one cell each, as in `whole_image_cells`.
     A box partly outside its image is clipped. The label of a COCO cell is its category, if there
-    are several. Raises CellsError listing every bad box with its row, and if the file shares no
-    image with the cohort. Boxes of images and samples that the cohort has not (it may be a part of
-    what was annotated), boxes in no region and crowd annotations are left aside, each with a Notice.
+    are several. Label images and GeoJSON find their image as `read_elsewhere` says. Raises CellsError
+    listing every bad box with its row, and if the file shares no image with the cohort. Boxes of
+    images and samples that the cohort has not (it may be a part of what was annotated), boxes in no
+    region and crowd annotations are left aside, each with a Notice; so are cells that the file marks as
+    cut by the border (column `border`, as `detect` writes it), unless `keep_cut`.
     """
-    given = read_given(path)
+    given = read_given(path, image_rows(cohort))
     table, aside = _of_cohort(given, cohort)
+    cut = table["border"].to_numpy(bool) & (not keep_cut)
+    table = table[~cut]
     sizes = _sizes(cohort, set(table["image"]))
     refuse_if_any(_outside_problems(given, table, sizes), CellsError, path)
     table = _clipped(table, sizes)
     cells, lost = _assemble(cohort, table, _masks(given, table, sizes))
-    notices = [*_crowd_notice(given), *aside, *_lost_notice(given, lost), *_empty_notices(cohort, cells)]
+    notices = [
+        *_crowd_notice(given),
+        *given.notices,
+        *aside,
+        *cut_notice(cut, str(path)),
+        *_lost_notice(given, lost),
+        *_empty_notices(cohort, cells),
+    ]
     return KnownCells(cells=cells, notices=tuple(notices))
 
 
@@ -159,27 +172,32 @@ def _sizes(cohort: Cohort, images: set[str]) -> dict[str, tuple[int, int]]:
 def _outside_problems(
     given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]
 ) -> list[Problem]:
-    word = "annotation" if given.path.suffix.lower() == ".json" else "row"
     limits = _limits(table, sizes)
     boxes = table[BOX].to_numpy()
     outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= limits).any(axis=1)
-    problems = [
+    misfits = _size_problems(given, sizes)
+    outside &= ~table["image"].isin(list(misfits)).to_numpy()
+    return [*misfits.values()] + [
         box_problem(
             table,
             int(k),
-            word,
+            given.word,
             f"lies outside its image of {limits[k, 0]}x{limits[k, 1]} pixels",
             "correct or remove it; boxes are in pixels of the image as it is displayed",
         )
         for k in np.flatnonzero(outside)
     ]
+
+
+def _size_problems(given: GivenCells, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Problem]:
+    """By image, where it has another size than what was annotated."""
+    problems = {}
     names = match_names(list(given.sizes), set(sizes))
     for name, image in names.items():
         if given.sizes[name] != sizes[image]:
             text = f"was annotated at {_by(given.sizes[name])} pixels, but is {_by(sizes[image])}"
-            problems.append(
-                Problem(None, f"image {image!r}", text, "annotate the images that the manifest names")
-            )
+            remedy = "annotate the images that the manifest names"
+            problems[image] = Problem(None, f"image {image!r}", text, remedy)
     return problems
 
 
@@ -209,7 +227,11 @@ def _masks(given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int
 
 
 def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:
-    """A COCO polygon or run-length mask, cut to its box rounded outwards."""
+    """A shape as a mask, cut to its box rounded outwards."""
+    if isinstance(shape, np.ndarray):  # of a label image, and cut already
+        return shape
+    if isinstance(shape, Polygons):
+        return shape.mask(box)
     width, height = size
     if isinstance(shape, list):
         shape = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))

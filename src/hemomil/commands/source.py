@@ -56,18 +56,19 @@ def load_source(
     inputs = {"manifest": manifest, "cells": cells, "truth": truth}
     for name, path in inputs.items():
         if path and not path.exists():
-            raise ManifestError(f"{name} {path} does not exist", hint="give the path of an existing file")
+            raise ManifestError(f"{name} {path} does not exist", hint="give a path that exists")
     if manifest.suffix.lower() in FEATURE_FILES or settings.features == ("embedding",):
         return _load_brought(manifest, settings, inputs, labels_needed)
     cohort = read_manifest(manifest, control=settings.control, labels_needed=labels_needed)
     cohort = _without(cohort, settings)
     cohort, notices = _readable(cohort, skip=settings.skip_unreadable)
-    known = _known_cells(cohort, cells)
+    keep_cut = settings.detect.border == "keep"
+    known = _known_cells(cohort, cells, keep_cut)
     return Source(
         cohort=cohort,
         inputs=inputs,
         cells=known.cells if known else None,
-        truth=read_truth(truth) if truth else None,
+        truth=read_truth(truth, cohort) if truth else None,
         truth_cells=read_known_cells(truth, cohort).cells if truth else None,
         notices=(*notices, *(known.notices if known else ())),
     )
@@ -101,11 +102,11 @@ def _without(cohort: Cohort, settings: Settings) -> Cohort:
     return cohort
 
 
-def _known_cells(cohort: Cohort, cells: Path | None) -> KnownCells | None:
+def _known_cells(cohort: Cohort, cells: Path | None, keep_cut: bool) -> KnownCells | None:
     """Cells of the file, and images that are one cell; None where the detector has to find them."""
     kinds = {image.kind for sample in cohort.samples for image in sample.images}
     if cells:
-        return read_known_cells(cells, cohort)
+        return read_known_cells(cells, cohort, keep_cut=keep_cut)
     if kinds == {"cell"}:
         return KnownCells(cells=whole_image_cells(cohort), notices=())
     return None
