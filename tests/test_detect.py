@@ -14,9 +14,9 @@ from torchvision.ops import box_iou
 
 from hemomil.detect import Detector, DetectSettings, Example, evaluate_detector, read_coco_examples
 from hemomil.detect.detector import corrected
-from hemomil.detect.evaluate import matched
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.scale import guess_diameter
+from hemomil.detect.tally import pairs
 from hemomil.detect.tiles import lay_tiles, not_inside_a_better, owners
 from hemomil.errors import CellsError, ModelError
 
@@ -316,12 +316,12 @@ def test_more_than_a_hundred_cells_count():
 
 def test_a_cell_is_matched_once():
     box = np.array([[0, 0, 10, 10]], dtype=np.float32)
-    assert matched(np.repeat(box, 3, axis=0), box) == 1
-    assert matched(box, box + 20) == 0
-    assert matched(box[:0], box) == 0
+    assert len(pairs(np.repeat(box, 3, axis=0), box)[0]) == 1
+    assert len(pairs(box, box + 20)[0]) == 0
+    assert len(pairs(box[:0], box)[0]) == 0
 
 
 def test_matching_agrees_with_iou():
     iou = box_iou(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 5, 10, 15]]))
     assert float(iou) < 0.5
-    assert matched(np.array([[0, 0, 10, 10.0]]), np.array([[0, 5, 10, 15.0]])) == 0
+    assert len(pairs(np.array([[0, 0, 10, 10.0]]), np.array([[0, 5, 10, 15.0]]))[0]) == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hemomil.detect import Detector, DetectSettings, Example, evaluate_detector, read_coco_examples
-from hemomil.detect.evaluate import matched
 from hemomil.detect.stored import shipped_path
+from hemomil.detect.tally import pairs
 from hemomil.simulate import draw_field, random_field_settings
 from hemomil.streams import stream
 
@@ -29,7 +29,7 @@ def field():
 
 def agreement(found, expected):
     """Share of cells that both have, of all that either has."""
-    both = matched(found, expected, 0.7)
+    both = len(pairs(found, expected, 0.7)[0])
     return both / max(1, len(found) + len(expected) - both)
 
 

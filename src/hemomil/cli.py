@@ -41,7 +41,12 @@ app.add_typer(detect_app, name="detect")
 Manifest = Annotated[Path, typer.Argument(help="manifest.csv, or features brought along (.h5ad, .zarr).")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
 CellsFile = Annotated[
-    Path | None, typer.Option("--cells", help="Known cells (cells.csv or COCO JSON) instead of the detector.")
+    Path | None,
+    typer.Option(
+        "--cells",
+        help="Known cells instead of the detector: cells.csv, COCO JSON, or a folder with a QuPath GeoJSON "
+        "or label image (Cellpose, StarDist) for each image.",
+    ),
 ]
 Preset = Annotated[str | None, typer.Option(help="default, or paper: Kazeminia et al. 2022.")]
 Features = Annotated[
@@ -59,7 +64,11 @@ Category = Annotated[
 ]
 Detector = Annotated[
     str | None,
-    typer.Option("--detector", "--backbone", help="Detector: small, resnet50, or a file of `detect train`."),
+    typer.Option(
+        "--detector",
+        "--backbone",
+        help="Detector: small, resnet50, threshold (no network), or a file of `detect train`.",
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML); flags win over it.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="Any setting: mil.epochs=5; repeatable.")]
@@ -165,25 +174,40 @@ def detect_cells(
 def detect_train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Detector file to write (.safetensors).")],
     coco: Annotated[
-        Path | None, typer.Option(help="COCO JSON of annotated images; without it, simulated smears.")
+        list[Path] | None, typer.Option(help="COCO JSON of annotated images; repeatable.")
     ] = None,
     category: Category = None,
+    images: Annotated[
+        int | None, typer.Option(help="Only so many images of each file, drawn at random.", min=1)
+    ] = None,
     simulated: Annotated[int, typer.Option(help="Simulated fields to draw.", min=0)] = 0,
-    backbone: Annotated[str, typer.Option(help="small, or resnet50 (the paper's).")] = "small",
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start from this detector: shipped, or a file.")
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", help="Let that detector draw what is not annotated: masks, unboxed cells."
+        ),
+    ] = False,
+    backbone: Annotated[str | None, typer.Option(help="small (default), or resnet50 (the paper's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream (default: 0).")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector on annotated images, on simulated smears, or on both."""
+    flags = {"backbone": backbone, "steps": steps, "learning_rate": learning_rate, "seed": seed}
     made = commands.detect_train(
         output,
-        coco=coco,
+        coco=coco or (),
         categories=category,
+        images=images,
         simulated=simulated,
-        backbone=backbone,
-        steps=steps,
-        seed=seed,
+        start=start,
+        complete=complete,
+        settings={name: value for name, value in flags.items() if value is not None},
         talk=Talk(quiet=quiet),
     )
     _print_json(made) if as_json else typer.echo(f"wrote {output}")
@@ -191,24 +215,50 @@ def detect_train(
 
 @detect_app.command("evaluate")
 def detect_evaluate(
-    coco: Annotated[Path, typer.Argument(help="COCO JSON of annotated images.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Image sets whose cells are known: COCO JSON, cells.csv, or a CSV of points (image, x, y).",
+        ),
+    ],
     category: Category = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(help="CSV whose column `image` lists the images to use, suffix or not (default: all)."),
+    ] = None,
+    inner: Annotated[
+        bool,
+        typer.Option(
+            "--inner", help="Leave out cells that touch the image border: some sets do not box them."
+        ),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first images of each set.", min=1)] = None,
     detector: Detector = None,
     config: Config = None,
     assign: Assign = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score a detector by annotated images: COCO AP, recall and precision at IoU 0.5."""
+    """Score a detector on images whose cells are known: COCO AP, recall, precision, with intervals."""
     settings = commands.resolve_settings(
         config=config, assignments=assign or (), flags={"detector": detector}
     )
-    scores = commands.detect_evaluate(coco, settings=settings, categories=category, talk=Talk(quiet=quiet))
+    blocks = commands.detect_evaluate(
+        files,
+        settings=settings,
+        categories=category,
+        only=only,
+        inner=inner,
+        limit=limit,
+        talk=Talk(quiet=quiet),
+    )
     if as_json:
-        _print_json(scores)
+        _print_json(blocks)
         return
-    for name, value in scores.items():
-        typer.echo(f"{name:16} {value:.3f}")
+    from hemomil.commands.console import detector_table
+
+    typer.echo("\n\n".join(detector_table(block) for block in blocks))
 
 
 @app.command()

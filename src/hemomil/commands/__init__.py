@@ -13,7 +13,7 @@ _HOME = {
     "check": "cohorts",
     "demo": "tour",
     "detect": "detection",
-    "detect_evaluate": "detection",
+    "detect_evaluate": "evaluation",
     "detect_train": "detection",
     "info": "about",
     "init": "cohorts",

@@ -4,6 +4,7 @@ Detection is kept image by image under `.work/`, so that a killed run goes on wh
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,18 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from joblib import Parallel, delayed
 
-from hemomil.cohort import assign, match_truth, read_image
+from hemomil.cohort import assign, match_truth, read_image, without_cut
 from hemomil.commands.console import Talk
 from hemomil.commands.run_folder import RunFolder
-from hemomil.commands.settings import Settings
+from hemomil.commands.settings import THRESHOLD, Settings
 from hemomil.commands.source import Source
 from hemomil.errors import SettingsError
-from hemomil.files import written_whole
+from hemomil.files import write_json, written_whole
 from hemomil.stats import Resampled, estimate, estimate_dict, patient_draws
 from hemomil.types import Bag, Cells, Cohort, Detections, Notice
 
 if TYPE_CHECKING:
-    from hemomil.detect import Detector
+    from hemomil.detect import CellFinder
 
 
 def image_paths(cohort: Cohort, *kinds: str) -> dict[str, Path]:
@@ -33,10 +34,12 @@ def image_paths(cohort: Cohort, *kinds: str) -> dict[str, Path]:
     return {image.image: image.path for image in rows if not kinds or image.kind in kinds}
 
 
-def open_detector(settings: Settings) -> "Detector":
-    """The detector that the settings name: shipped, the paper's with COCO weights, or the user's file."""
-    from hemomil.detect import Detector
+def open_detector(settings: Settings) -> "CellFinder":
+    """The detector that the settings name: shipped, with COCO weights, without a network, or a file."""
+    from hemomil.detect import Detector, ThresholdDetector
 
+    if settings.detector == THRESHOLD:
+        return ThresholdDetector(settings=settings.detect)
     if settings.detector == "resnet50":
         return Detector.coco(settings=settings.detect)
     if settings.detector == "small":
@@ -45,7 +48,7 @@ def open_detector(settings: Settings) -> "Detector":
 
 
 def detect_all(
-    paths: Mapping[str, Path], detector: "Detector", work: Path, talk: Talk
+    paths: Mapping[str, Path], detector: "CellFinder", work: Path, talk: Talk
 ) -> dict[str, Detections]:
     """Cells of every image; what an earlier, killed run had found is not looked for again."""
     found = {}
@@ -90,6 +93,7 @@ def prepare(source: Source, run: RunFolder, talk: Talk, *, jobs: int) -> Path:
     run.notices.extend(notice for notice in source.notices if notice.kind != "no-cells")
     if not store.exists():
         _fill(store, source, run, talk, jobs)
+    run.notices.extend(_left_out(run))
     run.notices.extend(_samples_without_cells(source, store))
     return store
 
@@ -111,6 +115,7 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
         with run.timed("detect"):
             fields = image_paths(source.cohort, "field")
             cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
+        cells = _seen_whole(cells, source.cohort, run)
     if source.truth is not None:
         cells = with_truth(cells, source)
     if not len(cells):
@@ -119,6 +124,24 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
         )
     with run.timed("describe"):
         _describe(store, cells, source, run, talk, jobs, detector)
+
+
+def _seen_whole(cells: Cells, cohort: Cohort, run: RunFolder) -> Cells:
+    """The cells without those that the border cuts, if settings say so; what was left out is noted on disk.
+
+    A run that goes on after a kill finds the note there, and ends with the same notices.
+    """
+    if run.settings.detect.border == "keep":
+        return cells
+    whole, notices = without_cut(cells, cohort)
+    write_json(run.work / "left-out.json", [notice.text for notice in notices])
+    return whole
+
+
+def _left_out(run: RunFolder) -> list[Notice]:
+    note = run.work / "left-out.json"
+    texts = json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
+    return [Notice(kind="cells-cut-by-border", subject="the images", text=text) for text in texts]
 
 
 def _brought_cells(bags: Sequence[Bag]) -> tuple[Cells, Float[np.ndarray, "N F"]]:
@@ -149,7 +172,7 @@ def _describe(
     run: RunFolder,
     talk: Talk,
     jobs: int,
-    detector: "Detector | None",
+    detector: "CellFinder | None",
 ) -> None:
     """Measure every cell, image by image, into the store."""
     from hemomil.describe import StoreWriter
@@ -171,7 +194,9 @@ def _describe(
             for kind, array in values.items():
                 writer.write(at, kind, array)
         if "roi" in kinds:
-            assert detector is not None
+            from hemomil.detect import Detector
+
+            assert isinstance(detector, Detector)  # the settings refuse RoI maps without a network
             rows = _rows_by_image(cells, ~writer.done("roi"))
             for image, at in talk.track(rows.items(), "RoI maps", len(rows)):
                 writer.write(at, "roi", detector.roi_maps(read_image(paths[image]), cells.boxes[at]))
@@ -216,9 +241,10 @@ def _samples_without_cells(source: Source, store: Path) -> list[Notice]:
 
 
 def detection_quality(obs: pd.DataFrame, truth: Cells, *, seed: int, n_boot: int) -> dict[str, Any]:
-    """Recall and precision of the detector by the known cells (IoU at least 0.5), intervals over patients.
+    """Recall and precision of the bags by the known cells (IoU at least 0.5), intervals over patients.
 
-    `obs` is the store's table of cells: `cell_label` is filled where a known cell lies under the box.
+    `obs` is the store's table of cells: `cell_label` is filled where a known cell lies under the box. Known
+    cells left out because the border cuts them count as lost; `detect evaluate` judges the detector.
     """
     owner = dict(zip(obs["sample"], obs["patient"], strict=True))
     known = pd.Series([owner[sample] for sample in truth.samples if sample in owner]).value_counts()

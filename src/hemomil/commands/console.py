@@ -69,6 +69,18 @@ def methods_table(metrics: Mapping[str, Any]) -> str:
     return f"{table.to_string()}\n\n[95 % interval over {n} patients{where}]"
 
 
+def detector_table(block: Mapping[str, Any]) -> str:
+    """What `detect evaluate` found on one image set, as plain text: a line per number, value [low, high]."""
+    what = "known cells that do not touch the border" if block["inner"] else "known cells"
+    width = max(len(name) for name in block["scores"])
+    cells = {f"recall_{name}": f"  of {n} cells" for name, n in block["classes"].items()}
+    lines = [
+        f"{name:{width}}  {_cell(score)}{cells.get(name, '')}" for name, score in block["scores"].items()
+    ]
+    title = f"{block['file']}: {block['cells']} {what}, {block['images']} images"
+    return "\n".join([title, *lines, "[95 % interval over images]"])
+
+
 def _cell(estimate: Mapping[str, Any] | None) -> str:
     if not estimate or estimate["value"] is None:
         return "not estimable"

@@ -16,6 +16,8 @@ from hemomil.errors import SettingsError
 from hemomil.files import write_text
 from hemomil.mil import METHODS, MILSettings
 
+THRESHOLD = "threshold"
+"""The detector without a network."""
 PRESET_FEATURES = {"default": ("shape",), "paper": ("roi",)}
 
 
@@ -49,7 +51,9 @@ class Settings(BaseModel):
     features_key: str = Field("", description="obsm key of brought features; empty: X.")
     exclude: tuple[str, ...] = Field((), description="COLUMN=VALUE: samples set aside.")
     skip_unreadable: bool = Field(False, description="Leave out images that cannot be read, and say so.")
-    detector: str = Field("small", description="Shipped detector by name, or a file made by `detect train`.")
+    detector: str = Field(
+        "small", description="small, resnet50, threshold (no network), or a file of `detect train`."
+    )
     detect: DetectSettings = DetectSettings()
     describe: DescribeSettings = DescribeSettings()
     mil: MILSettings = MILSettings.preset("default")
@@ -85,10 +89,11 @@ def _validated(given: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(_merged(base, given))
     except ValidationError as error:
-        raise _explained(error) from None
+        raise explained(error) from None
     for method in (settings.method, *settings.study.methods):
         check_method(method)
     _check_features(settings.features)
+    _check_network(settings)
     return settings
 
 
@@ -97,6 +102,14 @@ def _check_features(features: Sequence[str]) -> None:
         raise SettingsError(
             f"features {', '.join(features) or 'none'}: a crop is a picture, not a vector",
             hint="use shape, roi or embedding; crops are kept with --set describe.kinds=['shape','crop']",
+        )
+
+
+def _check_network(settings: Settings) -> None:
+    if settings.detector == THRESHOLD and "roi" in (*settings.features, *settings.describe.kinds):
+        raise SettingsError(
+            f"RoI maps need a network, and --detector {THRESHOLD} has none",
+            hint="use --features shape, or another detector",
         )
 
 
@@ -156,7 +169,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _explained(error: ValidationError) -> SettingsError:
+def explained(error: ValidationError) -> SettingsError:
+    """What pydantic found, one line a setting."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from hemomil.detect.examples import Example, outer
+from hemomil.detect.examples import RED, Example, outer
 from hemomil.detect.settings import TrainSettings
 
 VISIBLE = 0.2
@@ -39,7 +39,7 @@ class Crop:
 
     image: Float[Tensor, "3 S S"]
     target: dict[str, Tensor]
-    """boxes N 4, labels N (all 1: red cell), and masks N S S where they are known."""
+    """boxes N 4, labels N (as in `Example`), and masks N S S where they are known."""
 
 
 def random_crop(example: Example, settings: TrainSettings, rng: np.random.Generator) -> Crop:
@@ -47,7 +47,7 @@ def random_crop(example: Example, settings: TrainSettings, rng: np.random.Genera
     scale = _scale(example, settings, rng)
     left, top, side = _window(example, settings.crop / scale, rng)
     image = tv_tensors.Image(torch.tensor(example.image).permute(2, 0, 1))
-    boxes, masks, areas = _cells_in(example, left, top, side)
+    boxes, masks, areas, labels = _cells_in(example, left, top, side)
     image = v2.functional.crop(image, top, left, side, side)
     size = [settings.crop, settings.crop]
     image = v2.functional.resize(image, size, antialias=True)
@@ -56,14 +56,15 @@ def random_crop(example: Example, settings: TrainSettings, rng: np.random.Genera
     image = RECOLOUR(image)
     return Crop(
         image=v2.functional.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True),
-        target=_target(boxes, masks, areas * (settings.crop / side) ** 2),
+        target=_target(boxes, masks, areas * (settings.crop / side) ** 2, labels),
     )
 
 
 def _scale(example: Example, settings: TrainSettings, rng: np.random.Generator) -> float:
-    """Brings the typical cell to the nominal diameter, times a random zoom (log-uniform)."""
+    """Brings the typical red cell to the nominal diameter, times a random zoom (log-uniform)."""
     zoom = float(np.exp(rng.uniform(*np.log(settings.zoom))))
-    sides = np.sqrt((example.boxes[:, 2:] - example.boxes[:, :2]).prod(axis=1))
+    red = example.boxes[example.kinds == RED]
+    sides = np.sqrt((red[:, 2:] - red[:, :2]).prod(axis=1))
     return zoom * (settings.nominal / float(np.median(sides)) if len(sides) else 1.0)
 
 
@@ -78,8 +79,8 @@ def _window(example: Example, side: float, rng: np.random.Generator) -> tuple[in
 
 def _cells_in(
     example: Example, left: int, top: int, side: int
-) -> tuple[tv_tensors.BoundingBoxes, tv_tensors.Mask | None, Float[Tensor, "N"]]:
-    """Boxes, masks and full areas of the cells that reach into the window, in its coordinates."""
+) -> tuple[tv_tensors.BoundingBoxes, tv_tensors.Mask | None, Float[Tensor, "N"], Int64[Tensor, "N"]]:
+    """Boxes, masks, full areas and labels of what reaches into the window, in its coordinates."""
     near = (example.boxes[:, 0] < left + side) & (example.boxes[:, 2] > left)
     near &= (example.boxes[:, 1] < top + side) & (example.boxes[:, 3] > top)
     rows = np.nonzero(near)[0]
@@ -87,14 +88,16 @@ def _cells_in(
     boxes = tv_tensors.BoundingBoxes(
         torch.tensor(shifted, dtype=torch.float32), format="XYXY", canvas_size=(side, side)
     )
+    labels = torch.from_numpy(example.kinds[rows])
     if example.masks is None:
-        return boxes, None, torch.tensor((shifted[:, 2:] - shifted[:, :2]).prod(axis=1), dtype=torch.float32)
+        full = (shifted[:, 2:] - shifted[:, :2]).prod(axis=1)
+        return boxes, None, torch.tensor(full, dtype=torch.float32), labels
     chosen = [example.masks[row] for row in rows]
     areas = torch.tensor([float(mask.sum()) for mask in chosen])
     canvas = np.zeros((len(rows), side, side), dtype=np.uint8)
     for plane, mask, (x0, y0, _, _) in zip(canvas, chosen, outer(shifted), strict=True):
         _paste(plane, mask, int(x0), int(y0))
-    return boxes, tv_tensors.Mask(torch.from_numpy(canvas)), areas
+    return boxes, tv_tensors.Mask(torch.from_numpy(canvas)), areas, labels
 
 
 def _paste(plane: UInt8[np.ndarray, "S S"], mask: np.ndarray, x: int, y: int) -> None:
@@ -104,22 +107,24 @@ def _paste(plane: UInt8[np.ndarray, "S S"], mask: np.ndarray, x: int, y: int) ->
 
 
 def _target(
-    boxes: tv_tensors.BoundingBoxes, masks: tv_tensors.Mask | None, full: Float[Tensor, "N"]
+    boxes: tv_tensors.BoundingBoxes,
+    masks: tv_tensors.Mask | None,
+    full: Float[Tensor, "N"],
+    labels: Int64[Tensor, "N"],
 ) -> dict[str, Tensor]:
     """Boxes of what is seen of each cell; cells hardly seen are left out."""
     if masks is None:
         plain = v2.functional.clamp_bounding_boxes(boxes).as_subclass(Tensor)
         seen = (plain[:, 2:] - plain[:, :2]).prod(dim=1)
         rows = _worth_finding(plain, seen / full)
-        return {"boxes": plain[rows], "labels": torch.ones(len(rows), dtype=torch.int64)}
+        return {"boxes": plain[rows], "labels": labels[rows]}
     planes = masks.as_subclass(Tensor)
     seen = planes.sum(dim=(1, 2), dtype=torch.float32)
     visible = torch.nonzero(seen >= 1)[:, 0]
     tight = masks_to_boxes(planes[visible])
     tight[:, 2:] += 1  # masks_to_boxes counts the last pixel as the edge
     rows = _worth_finding(tight, seen[visible] / full[visible])
-    labels = torch.ones(len(rows), dtype=torch.int64)
-    return {"boxes": tight[rows], "labels": labels, "masks": planes[visible[rows]]}
+    return {"boxes": tight[rows], "labels": labels[visible[rows]], "masks": planes[visible[rows]]}
 
 
 def _worth_finding(boxes: Float[Tensor, "N 4"], share: Float[Tensor, "N"]) -> Tensor:

@@ -5,20 +5,21 @@ Every image is seen in tiles, at the scale where its cells have the diameter tha
 Axes: N cells, H W pixels. Boxes are x0 y0 x1 y1 in pixels of the image, half-open.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, UInt8
+from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from hemomil.detect import stored
+from hemomil.detect.examples import CLASSES, RED, Mask
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
 from hemomil.detect.scale import guess_diameter, resize
@@ -26,7 +27,6 @@ from hemomil.detect.settings import Backbone, DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
 from hemomil.types import Detections
 
-CLASSES = ("red cell",)
 FIRST_LOOK = 640
 """Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
 SAMPLE = 512
@@ -38,6 +38,13 @@ SURE = 0.5
 TOLERANCE = 1.25
 """A guess within this factor of the cells found is left as it is."""
 MOST_ZOOM = 4.0
+MOST_LOOKS = 4
+"""Looks at a part of the image until the size of its cells is settled."""
+CLOSER = 1.6
+"""Factor by which the next look is closer where hardly any cell was found."""
+
+Pyramid = dict[str, Tensor]
+"""Feature maps of a batch of tiles, by level."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +171,36 @@ class Detector:
             size = diameter or self._diameter_for(image, boxes)
             return self._roi_maps(image, boxes, size).cpu().numpy()
 
+    def masks_at(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        boxes: Float[np.ndarray, "N 4"],
+        labels: Int64[np.ndarray, "N"] | None = None,
+    ) -> tuple[Mask, ...]:
+        """Masks of what lies in these boxes, each cut to its box rounded outwards as in `Detections`.
+
+        `labels` says what each is (from 1, in the order of `classes`; red cells if not given). The image is
+        seen at the scale of the boxes.
+        """
+        if len(boxes) == 0:
+            return ()
+        kinds = torch.full((len(boxes),), RED) if labels is None else torch.from_numpy(labels)
+        sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        red = sides[kinds.numpy() == RED]
+        size = self.settings.diameter or float(np.median(red if len(red) else sides))
+        heads = self.net.roi_heads
+
+        def read(pyramid: Pyramid, local: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+            logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(pyramid, local, sizes)))
+            return torch.as_tensor(logits.sigmoid())
+
+        with self._running():
+            parts = self._at(image, boxes, size, read)
+            probabilities = torch.cat([values for _, values in parts])
+            order = torch.argsort(torch.cat([rows for rows, _ in parts])).cpu()
+            chosen = probabilities.cpu()[order, kinds.clamp(max=len(self.classes))]
+        return cut_masks(chosen, boxes)
+
     @contextmanager
     def _running(self) -> Iterator[None]:
         threads = torch.get_num_threads()
@@ -185,21 +222,42 @@ class Detector:
         """The diameter to search with; and what was found on the way, if the whole image was searched."""
         if self.settings.diameter is not None:
             return self.settings.diameter, None
-        guess = self._guess(image)
-        to_image = guess / self.nominal
+        first, sure = self._guess(image)
+        guess, found = first, None
+        for _ in range(MOST_LOOKS):
+            seen, found = self._sample(image, guess, with_maps=with_maps)
+            boxes = found.boxes[found.scores >= SURE]
+            if len(boxes) < ENOUGH:
+                # a crowd is taken for large cells: look closer, unless there was nothing to guess from
+                closer = guess / CLOSER
+                if not sure or closer < self.nominal / MOST_ZOOM:
+                    break
+                guess = closer
+                continue
+            diameter = corrected(guess, boxes)
+            if diameter == guess:
+                return guess, found if seen.shape == image.shape else None
+            guess = diameter
+        else:
+            return guess if len(boxes) >= ENOUGH else first, None
+        return first, found if guess == first and seen.shape == image.shape else None
+
+    def _sample(
+        self, image: UInt8[np.ndarray, "H W 3"], diameter: float, *, with_maps: bool
+    ) -> tuple[UInt8[np.ndarray, "_ _ 3"], _Found]:
+        """The image if it is one tile, else its middle; and the cells found there."""
+        to_image = diameter / self.nominal
         fits = max(image.shape[:2]) <= self.settings.tile * to_image
         middle = image if fits else _middle(image, round(SAMPLE * to_image))
         with self._running():
-            found = self._search(middle, guess, with_maps=with_maps)
-        diameter = corrected(guess, found.boxes[found.scores >= SURE])
-        whole = middle.shape == image.shape and diameter == guess
-        return diameter, found if whole else None
+            return middle, self._search(middle, diameter, with_maps=with_maps)
 
-    def _guess(self, image: UInt8[np.ndarray, "H W 3"]) -> float:
+    def _guess(self, image: UInt8[np.ndarray, "H W 3"]) -> tuple[float, bool]:
+        """A diameter to begin with, and whether anything was seen that it rests on."""
         by_eye = guess_diameter(image)
         side = max(image.shape[:2])
         guess = by_eye if by_eye is not None else self.nominal * max(1.0, side / FIRST_LOOK)
-        return max(guess, self.nominal / MOST_ZOOM)
+        return max(guess, self.nominal / MOST_ZOOM), by_eye is not None
 
     def _diameter_for(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"]) -> float:
         height, width = image.shape[:2]
@@ -254,7 +312,10 @@ class Detector:
         return parts
 
     def _kept(self, result: dict[str, Tensor], tiles: Tiles, row: int) -> Tensor:
-        """Rows of a tile's result that are cells of its core, good enough and not part of a better one."""
+        """Rows of a tile's result that are red cells of its core, good enough, no part of something better.
+
+        A lobe of a nucleus inside a white cell goes with the white cell.
+        """
         shift = tiles.corners[row].repeat(2).to(self.device)
         core = tiles.cores[row].to(self.device)
         # the slack covers boxes that two tiles place a little differently; the doubles fall to suppression
@@ -262,17 +323,29 @@ class Detector:
         kept &= result["scores"] >= self.settings.score_threshold
         rows = torch.nonzero(kept)[:, 0]
         better = not_inside_a_better(result["boxes"][rows], result["scores"][rows], self.settings.nms_iom)
-        return rows[better]
+        return rows[better & (result["labels"][rows] == RED)]
 
     def _roi_maps(
         self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], diameter: float
     ) -> Float16[Tensor, "N 256 14 14"]:
+        maps = torch.zeros(len(boxes), CHANNELS, MAP_SIZE, MAP_SIZE, dtype=torch.float16, device=self.device)
+        for rows, values in self._at(image, boxes, diameter, roi_align(self._levels(), MAP_SIZE)):
+            maps[rows] = values.half()
+        return maps
+
+    def _at(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        boxes: Float[np.ndarray, "N 4"],
+        diameter: float,
+        read: Callable[[Pyramid, list[Tensor], list[tuple[int, int]]], Tensor],
+    ) -> list[tuple[Int64[Tensor, "B"], Tensor]]:
+        """What `read` makes of the pyramid at the boxes of each batch of tiles, and the rows of the boxes."""
         scaled, zoom = self._scaled(image, diameter)
         tiles = self._lay(scaled)
         scaled_boxes = torch.from_numpy(boxes.astype(np.float32)).to(self.device) * zoom
         owner = owners(scaled_boxes.cpu(), tiles).to(self.device)
-        maps = torch.zeros(len(boxes), CHANNELS, MAP_SIZE, MAP_SIZE, dtype=torch.float16, device=self.device)
-        align = roi_align(self._levels(), MAP_SIZE)
+        parts = []
         # batches are the same whatever the boxes: a map must not change in its last bit with its company
         for rows in torch.split(torch.arange(len(tiles.corners)), self.settings.batch):
             here = [torch.nonzero(owner == tile)[:, 0] for tile in rows.tolist()]
@@ -282,8 +355,8 @@ class Detector:
             pyramid = self.net.backbone(images.tensors)
             shifts = tiles.corners[rows].repeat(1, 2).to(self.device)
             local = [scaled_boxes[cells] - shift for cells, shift in zip(here, shifts, strict=True)]
-            maps[torch.cat(here)] = align(pyramid, local, images.image_sizes).half()
-        return maps
+            parts.append((torch.cat(here), read(pyramid, local, images.image_sizes)))
+        return parts
 
     def _scaled(
         self, image: UInt8[np.ndarray, "H W 3"], diameter: float

@@ -4,6 +4,7 @@ Axes: N cells, H W pixels.
 """
 
 import json
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from hemomil.errors import CellsError
 
 Mask = Bool[np.ndarray, "_ _"]
+
+CLASSES = ("red cell", "white cell", "platelet")
+"""What a detector learns to tell apart; only red cells are what it is for."""
+RED = 1
+"""Label of a red cell: labels count from 1 in the order of CLASSES, 0 is background."""
+_OTHERS = {
+    r"white (blood )?cells?|wbcs?|leu[ck]ocytes?": CLASSES.index("white cell") + 1,
+    r"platelets?|thrombocytes?|plts?": CLASSES.index("platelet") + 1,
+}
+"""How annotators call what is not a red cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +41,27 @@ class Example:
     """x0 y0 x1 y1 in pixels, half-open."""
     masks: tuple[Mask, ...] | None = None
     """Each cut to its box rounded outwards, as in `Detections`; None: only boxes are known."""
+    labels: tuple[int, ...] | None = None
+    """What each is, counted from 1 in the order of CLASSES; None: all are red cells."""
 
     def __post_init__(self) -> None:
         assert self.masks is None or len(self.masks) == len(self.boxes), "boxes and masks are not aligned"
+        assert self.labels is None or len(self.labels) == len(self.boxes), "boxes and labels are not aligned"
+
+    @property
+    def kinds(self) -> Int64[np.ndarray, "N"]:
+        """The label of each, also where all are red cells."""
+        return np.full(len(self.boxes), RED) if self.labels is None else np.array(self.labels, dtype=np.int64)
+
+    def of_kinds(self, n: int) -> "Example":
+        """Without what a detector of the first `n` kinds does not know: to it, that is background."""
+        kept = np.flatnonzero(self.kinds <= n)
+        return Example(
+            image=self.image,
+            boxes=self.boxes[kept],
+            masks=None if self.masks is None else tuple(self.masks[row] for row in kept),
+            labels=tuple(self.kinds[kept].tolist()),
+        )
 
 
 def outer(boxes: Float[np.ndarray, "N 4"]) -> np.ndarray:
@@ -42,23 +71,30 @@ def outer(boxes: Float[np.ndarray, "N 4"]) -> np.ndarray:
 
 
 def read_coco_examples(
-    path: Path, *, categories: Sequence[str] | None = None, limit: int | None = None
+    path: Path,
+    *,
+    categories: Sequence[str] | None = None,
+    others: bool = False,
+    limit: int | None = None,
 ) -> Iterator[Example]:
     """Examples of a COCO JSON, one by one; images lie beside it, or in `images/` beside it.
 
-    `categories` names the kinds of object that are cells here (all of them if not given). Crowd annotations
-    are left out. An image has masks if every one of its cells has a segmentation.
+    `categories` names the kinds of object that are red cells here (all of them if not given). With `others`,
+    objects whose category is a white cell or a platelet by one of their usual names are kept as such. Crowd
+    annotations are left out. An image has masks if every one of its cells has a segmentation.
 
     Raises CellsError for a file that is no COCO JSON, lacks an image, or names none of `categories`.
     """
     document = _document(path)
-    wanted = _category_ids(path, document, categories)
+    wanted = _labels_of_categories(path, document, categories, others)
     by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in document["annotations"]:
         if annotation["category_id"] in wanted and not annotation.get("iscrowd"):
             by_image[annotation["image_id"]].append(annotation)
     for entry in document["images"][:limit]:
-        yield _example(_image(path, entry["file_name"]), by_image[entry["id"]])
+        annotations = by_image[entry["id"]]
+        labels = tuple(wanted[a["category_id"]] for a in annotations) if others else None
+        yield _example(_image(path, entry["file_name"]), annotations, labels)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -74,12 +110,24 @@ def _document(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _category_ids(path: Path, document: dict[str, Any], names: Sequence[str] | None) -> set[int]:
+def _labels_of_categories(
+    path: Path, document: dict[str, Any], names: Sequence[str] | None, others: bool
+) -> dict[int, int]:
+    """Label of every category of the file that counts."""
     known = {category["name"]: int(category["id"]) for category in document["categories"]}
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise CellsError(f"{path} has no category {', '.join(unknown)}", hint=f"it has: {', '.join(known)}")
-    return {known[name] for name in names or known}
+    kinds = {name: _other_kind(name) for name in known} if others else {}
+    red = names or [name for name in known if not kinds.get(name)]
+    rest = {known[name]: label for name, label in kinds.items() if label and name not in red}
+    return {known[name]: RED for name in red} | rest
+
+
+def _other_kind(category: str) -> int | None:
+    """The label of a category that is no red cell by its name."""
+    plain = category.strip().lower().replace("_", " ")
+    return next((label for names, label in _OTHERS.items() if re.fullmatch(names, plain)), None)
 
 
 def _image(path: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -92,17 +140,19 @@ def _image(path: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
     )
 
 
-def _example(image: UInt8[np.ndarray, "H W 3"], annotations: list[dict[str, Any]]) -> Example:
+def _example(
+    image: UInt8[np.ndarray, "H W 3"], annotations: list[dict[str, Any]], labels: tuple[int, ...] | None
+) -> Example:
     corners = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
     if not all(annotation.get("segmentation") for annotation in annotations) or not annotations:
-        return Example(image=image, boxes=boxes)
+        return Example(image=image, boxes=boxes, labels=labels)
     windows = outer(boxes).clip(0)
     masks = tuple(
         _decode(a["segmentation"], image.shape[:2])[y0:y1, x0:x1]
         for a, (x0, y0, x1, y1) in zip(annotations, windows, strict=True)
     )
-    return Example(image=image, boxes=boxes, masks=masks)
+    return Example(image=image, boxes=boxes, masks=masks, labels=labels)
 
 
 def _decode(segmentation: Any, shape: tuple[int, ...]) -> Mask:

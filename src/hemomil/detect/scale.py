@@ -6,9 +6,11 @@ near: the detector corrects it by the boxes that it finds.
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from skimage.filters import threshold_otsu
+from skimage.measure import label, regionprops_table
+from skimage.segmentation import clear_border
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
@@ -16,13 +18,18 @@ WORKING_SIDE = 512
 """The guess is made on the image shrunk to this side."""
 SMALLEST, LARGEST = 6.0, 256.0
 """Plausible diameters in the shrunken image."""
+ROUND = 0.8
+"""Roundness (4 pi area / perimeter^2) of a cell that lies alone; two that touch have less."""
+ENOUGH_ALONE = 4
+"""So many round things tell the size of cells."""
 
 
 def guess_diameter(image: UInt8[np.ndarray, "H W 3"]) -> float | None:
     """Typical cell diameter in pixels of the image; None where nothing looks like cells.
 
-    Cells are darker than the glass (Otsu on the green channel, where hemoglobin absorbs), their pallor is
-    filled, and the peaks of the distance to the outline are their radii.
+    Cells are darker than the glass (Otsu on the green channel, where hemoglobin absorbs), and their pallor is
+    filled. Cells that lie alone tell the size; where there are none, the peaks of the distance to the outline
+    are the radii, which in a crowd is too much.
     """
     shrink = min(1.0, WORKING_SIDE / max(image.shape[:2]))
     green = resize(image, shrink, shrink)[1].numpy().astype(np.float32)
@@ -31,8 +38,9 @@ def guess_diameter(image: UInt8[np.ndarray, "H W 3"]) -> float | None:
         return None
     dark = green < threshold_otsu(green)
     cells = ndimage.binary_fill_holes(dark)
-    depth = ndimage.distance_transform_edt(cells)
-    radii = _peaks(depth)
+    radii = _lone(cells)
+    if len(radii) < ENOUGH_ALONE:
+        radii = _peaks(ndimage.distance_transform_edt(cells))
     if len(radii) == 0:
         return None
     # large cells count by their area, so that specks and platelets do not set the scale
@@ -44,6 +52,16 @@ def resize(image: UInt8[np.ndarray, "H W 3"], scale_y: float, scale_x: float) ->
     tensor = torch.tensor(image).permute(2, 0, 1)
     size = [max(1, round(image.shape[0] * scale_y)), max(1, round(image.shape[1] * scale_x))]
     return tensor if size == list(tensor.shape[1:]) else tv.resize(tensor, size, antialias=True)
+
+
+def _lone(cells: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "P"]:
+    """Radii of the round things that touch nothing and are not cut by the border."""
+    whole = clear_border(cells)
+    found = regionprops_table(label(whole), properties=("area", "perimeter"))
+    area, around = found["area"].astype(np.float64), np.maximum(found["perimeter"], 1.0)
+    radii = np.sqrt(area / np.pi)
+    kept = (4 * np.pi * area / around**2 > ROUND) & (2 * radii >= SMALLEST) & (2 * radii <= LARGEST)
+    return np.asarray(radii[kept])
 
 
 def _peaks(depth: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "P"]:

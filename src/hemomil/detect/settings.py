@@ -38,6 +38,9 @@ class DetectSettings(BaseModel):
     max_cells: int = Field(
         default=20_000, ge=1, description="Most cells of one image; the best by score stay."
     )
+    border: Literal["leave out", "keep"] = Field(
+        default="leave out", description="What becomes of cells that the border of their image cuts."
+    )
     device: str = Field(default="auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, mps.")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads while detecting; PyTorch's own choice if not given."

@@ -17,9 +17,9 @@ from torchvision.models.detection import MaskRCNN
 
 from hemomil.detect.augment import Crop, random_crop
 from hemomil.detect.checkpoint import read_checkpoint, write_checkpoint
-from hemomil.detect.detector import CLASSES, Detector, pick_device
+from hemomil.detect.detector import Detector, pick_device
 from hemomil.detect.evaluate import evaluate_detector
-from hemomil.detect.examples import Example
+from hemomil.detect.examples import CLASSES, Example
 from hemomil.detect.net import build, norms
 from hemomil.detect.settings import DetectSettings, TrainSettings
 from hemomil.errors import SettingsError
@@ -40,12 +40,14 @@ def train_detector(
 ) -> Detector:
     """Learn to find the cells of these examples.
 
-    `start` gives the first weights (random if not given). With `checkpoint`, the state is written there every
-    `settings.every` steps and taken up if it is there. Examples without masks teach boxes only.
+    `start` gives the first weights (random if not given) and the kinds that are told apart. With
+    `checkpoint`, the state is written there every `settings.every` steps and taken up if it is there.
+    Examples without masks teach boxes only.
 
     Raises SettingsError if there is no example with cells, or `start` is of another backbone.
     """
-    groups = _groups(examples)
+    classes = start.classes if start else CLASSES
+    groups = _groups(example.of_kinds(len(classes)) for example in examples)
     net = _first_net(settings, start).to(pick_device(settings.device), memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -56,10 +58,10 @@ def train_detector(
         if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
             if checkpoint:
                 write_checkpoint(checkpoint, net, optimizer, step + 1)
-            numbers |= _score(net, settings, held_out)
+            numbers |= _score(net, settings, classes, held_out)
         if progress:
             progress(step + 1, numbers)
-    return _detector(net, settings)
+    return _detector(net, settings, classes)
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -86,9 +88,10 @@ def _groups(examples: Iterable[Example]) -> tuple[list[Example], ...]:
 def _first_net(settings: TrainSettings, start: Detector | None) -> MaskRCNN:
     if start is None:
         return build(settings.backbone, len(CLASSES), stream_seed(settings.seed, "detector-weights"))
-    if start.backbone != settings.backbone:
+    if start.backbone != settings.backbone or start.nominal != settings.nominal:
         raise SettingsError(
-            f"the first weights are of a {start.backbone} detector, the settings want {settings.backbone}",
+            f"the first weights are of a {start.backbone} detector for cells of {start.nominal:g} pixels, "
+            f"the settings want {settings.backbone} and {settings.nominal:g}",
             hint=f"set the backbone to {start.backbone}, or start without weights",
         )
     return copy.deepcopy(start.net).requires_grad_(True)
@@ -152,14 +155,17 @@ def _masks_taught(net: MaskRCNN, known: bool) -> Iterator[None]:
         net.roi_heads.mask_roi_pool = pool
 
 
-def _score(net: MaskRCNN, settings: TrainSettings, held_out: Sequence[Example]) -> dict[str, float]:
-    return evaluate_detector(_detector(copy.deepcopy(net), settings), held_out) if held_out else {}
+def _score(
+    net: MaskRCNN, settings: TrainSettings, classes: tuple[str, ...], held_out: Sequence[Example]
+) -> dict[str, float]:
+    return evaluate_detector(_detector(copy.deepcopy(net), settings, classes), held_out) if held_out else {}
 
 
-def _detector(net: MaskRCNN, settings: TrainSettings) -> Detector:
+def _detector(net: MaskRCNN, settings: TrainSettings, classes: tuple[str, ...]) -> Detector:
     return Detector(
         net,
         backbone=settings.backbone,
         nominal=settings.nominal,
+        classes=classes,
         settings=DetectSettings(device=settings.device),
     )
