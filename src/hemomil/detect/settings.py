@@ -56,7 +56,7 @@ class TrainSettings(BaseModel):
     nominal: float = Field(
         default=40.0, ge=16, le=256, description="Diameter, in pixels, at which the network sees a cell."
     )
-    steps: int = Field(default=1400, ge=1, description="Optimiser steps.")
+    steps: int = Field(default=2000, ge=1, description="Optimiser steps.")
     batch: int = Field(default=4, ge=1, description="Crops per step.")
     crop: int = Field(
         default=192, ge=64, description="Side of a training crop, in pixels at the detector's scale."
