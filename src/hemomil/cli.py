@@ -143,7 +143,8 @@ def check(
         )
     else:
         typer.echo(counts.to_string())
-        typer.echo(f"\n{len(problems)} problems" if problems else "\nno problems")
+        told = f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "no problems"
+        typer.echo(f"\n{told}")
         for problem in problems:
             typer.echo(f"  row {problem.row}: {problem.subject}: {problem.text}; {problem.remedy}")
     raise typer.Exit(2 if problems else 0)

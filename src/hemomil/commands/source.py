@@ -119,7 +119,7 @@ def _readable(cohort: Cohort, *, skip: bool) -> tuple[Cohort, tuple[Notice, ...]
         return cohort, ()
     if not skip:
         raise ImageError(
-            f"{len(problems)} images cannot be used:\n{listing(problems)}",
+            f"{len(problems)} image{'s' * (len(problems) > 1)} cannot be used:\n{listing(problems)}",
             hint="mend or remove them, or leave them out with --skip-unreadable",
         )
     bad = {problem.row for problem in problems}

@@ -57,11 +57,11 @@ def edge_width(image: UInt8[np.ndarray, "H W 3"], detections: Detections) -> flo
 def _deciding(boxes: Float[np.ndarray, "N 4"], shape: tuple[int, ...]) -> np.ndarray:
     """Rows of the cells that decide, at most MOST, evenly from all."""
     limit = np.array([shape[1], shape[0]])
-    whole = (boxes[:, :2] >= 1).all(axis=1) & (boxes[:, 2:] <= limit - 1).all(axis=1)
+    whole = np.asarray((boxes[:, :2] >= 1).all(axis=1) & (boxes[:, 2:] <= limit - 1).all(axis=1))
     alone = whole.copy()
     alone[whole] = ~_crowded(boxes[whole], boxes)
     rows = next((np.flatnonzero(some) for some in (alone, whole) if some.any()), np.arange(len(boxes)))
-    return rows[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int)]
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int)])
 
 
 def _crowded(boxes: Float[np.ndarray, "N 4"], others: Float[np.ndarray, "M 4"]) -> Bool[np.ndarray, "N"]:
