@@ -67,7 +67,11 @@ def cpu_seconds(task):
 def compare(examples):
     images = [example.image for example in examples[:IMAGES]]
     settings = DetectSettings(threads=1, device="cpu")
-    ours, watershed, net = Detector.shipped(settings=settings), ThresholdDetector(settings=settings), resnet50_v2()
+    ours, watershed, net = (
+        Detector.shipped(settings=settings),
+        ThresholdDetector(settings=settings),
+        resnet50_v2(),
+    )
     tasks = {
         "shipped, small": lambda: [ours.detect(image) for image in images],
         "watershed (no network)": lambda: [watershed.detect(image) for image in images],

@@ -111,3 +111,12 @@ def test_cells_of_cameras_never_trained_on_are_found(detector, real_data):
     assert evaluate_detector(detector, bbbc)["mask_ap50"] >= 0.85
     iml = list(read_coco_examples(real_data / "iml_malaria" / "coco.json", limit=3))
     assert evaluate_detector(detector, iml)["recall"] >= 0.9
+
+
+def test_detections_know_the_diameter_that_saves_roi_maps_a_search(detector, field):
+    found = detector.detect(field.image)
+    assert found.diameter == detector.diameter(field.image)
+    np.testing.assert_array_equal(
+        detector.roi_maps(field.image, found.boxes, diameter=found.diameter),
+        detector.roi_maps(field.image, found.boxes),
+    )

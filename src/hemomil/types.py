@@ -71,6 +71,8 @@ class Detections:
     scores: Float[np.ndarray, "N"]
     masks: tuple[Bool[np.ndarray, "_ _"], ...] | None = None
     """Each cut to its box rounded outwards: shape (ceil(y1) - floor(y0), ceil(x1) - floor(x0))."""
+    diameter: float | None = None
+    """The usual diameter of a cell, in pixels, that the image was searched for, if the detector says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ def _keep(path: Path, found: Detections) -> None:
             scores=found.scores,
             bits=np.packbits(bits),
             masked=found.masks is not None,
+            diameter=np.nan if found.diameter is None else found.diameter,
         )
 
 
@@ -76,7 +77,10 @@ def _kept(path: Path) -> Detections:
     with np.load(path) as arrays:
         boxes, scores = arrays["boxes"], arrays["scores"]
         masks = tuple(_unpack(arrays["bits"], boxes)) if arrays["masked"] else None
-    return Detections(boxes=boxes, scores=scores, masks=masks)
+        diameter = float(arrays["diameter"])
+    return Detections(
+        boxes=boxes, scores=scores, masks=masks, diameter=None if np.isnan(diameter) else diameter
+    )
 
 
 def _unpack(packed: np.ndarray, boxes: Float[np.ndarray, "N 4"]) -> Iterator[Bool[np.ndarray, "_ _"]]:
@@ -107,14 +111,16 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
         with StoreWriter(store, brought, source.cohort, ("embedding",), names=names) as writer:
             writer.write(slice(None), "embedding", values)
         return
-    cells, detector = source.cells, None
+    cells, detector, diameters = source.cells, None, {}
     if cells is None or "roi" in run.settings.features:
         detector = open_detector(run.settings)
     if cells is None:
         assert detector is not None
         with run.timed("detect"):
             fields = image_paths(source.cohort, "field")
-            cells = assign(source.cohort, detect_all(fields, detector, run.work, talk))
+            detected = detect_all(fields, detector, run.work, talk)
+        diameters = {image: found.diameter for image, found in detected.items()}
+        cells = assign(source.cohort, detected)
         cells = _seen_whole(cells, source.cohort, run)
     if source.truth is not None:
         cells = with_truth(cells, source)
@@ -123,7 +129,7 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
             "no cell was found in any image", hint="lower detect.score_threshold, or give --cells"
         )
     with run.timed("describe"):
-        _describe(store, cells, source, run, talk, jobs, detector)
+        _describe(store, cells, source, run, talk, jobs, detector, diameters)
 
 
 def _seen_whole(cells: Cells, cohort: Cohort, run: RunFolder) -> Cells:
@@ -173,8 +179,12 @@ def _describe(
     talk: Talk,
     jobs: int,
     detector: "CellFinder | None",
+    diameters: Mapping[str, float | None],
 ) -> None:
-    """Measure every cell, image by image, into the store."""
+    """Measure every cell, image by image, into the store.
+
+    `diameters`: usual diameter of the cells of images that were searched already, pixels.
+    """
     from hemomil.describe import StoreWriter
 
     kinds = tuple(dict.fromkeys((*run.settings.describe.kinds, *run.settings.features)))
@@ -199,7 +209,9 @@ def _describe(
             assert isinstance(detector, Detector)  # the settings refuse RoI maps without a network
             rows = _rows_by_image(cells, ~writer.done("roi"))
             for image, at in talk.track(rows.items(), "RoI maps", len(rows)):
-                writer.write(at, "roi", detector.roi_maps(read_image(paths[image]), cells.boxes[at]))
+                known = diameters.get(image)
+                maps = detector.roi_maps(read_image(paths[image]), cells.boxes[at], diameter=known)
+                writer.write(at, "roi", maps)
 
 
 def _rows_by_image(cells: Cells, wanted: Bool[np.ndarray, "N"]) -> dict[str, np.ndarray]:

@@ -138,14 +138,14 @@ class Detector:
 
     def detect(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
         """The cells of an image of any size, by rising y0, then x0."""
-        return self._cut(self._find(image, with_maps=False))
+        return self._cut(*self._find(image, with_maps=False))
 
     def detect_with_roi(
         self, image: UInt8[np.ndarray, "H W 3"]
     ) -> tuple[Detections, Float16[np.ndarray, "N 256 14 14"]]:
         """The cells, and their RoI maps from the same forward pass."""
-        found = self._find(image, with_maps=True)
-        return self._cut(found), found.maps.cpu().numpy()
+        diameter, found = self._find(image, with_maps=True)
+        return self._cut(diameter, found), found.maps.cpu().numpy()
 
     def diameter(self, image: UInt8[np.ndarray, "H W 3"]) -> float:
         """Typical diameter of the cells, in pixels: the setting, or estimated from the whole image."""
@@ -163,7 +163,8 @@ class Detector:
         The image is seen at the scale of its own cells (`Detector.diameter`), not of the boxes given; a cell
         larger than its neighbours is larger to the network too, though RoIAlign then samples every box alike.
         Where the only box is the whole image (`kind=cell`), that box gets the nominal diameter and its size
-        is lost; give `diameter`, the same for all, to keep it.
+        is lost; give `diameter`, the same for all, to keep it. For boxes that were detected, `diameter` as
+        the detections have it saves a search and changes nothing.
         """
         if len(boxes) == 0:
             return np.zeros((0, CHANNELS, MAP_SIZE, MAP_SIZE), dtype=np.float16)
@@ -211,12 +212,13 @@ class Detector:
         finally:
             torch.set_num_threads(threads)
 
-    def _find(self, image: UInt8[np.ndarray, "H W 3"], *, with_maps: bool) -> _Found:
+    def _find(self, image: UInt8[np.ndarray, "H W 3"], *, with_maps: bool) -> tuple[float, _Found]:
+        """The diameter searched for, and what was found."""
         diameter, found = self._look(image, with_maps=with_maps)
-        if found is not None:
-            return found
-        with self._running():
-            return self._search(image, diameter, with_maps=with_maps)
+        if found is None:
+            with self._running():
+                found = self._search(image, diameter, with_maps=with_maps)
+        return diameter, found
 
     def _look(self, image: UInt8[np.ndarray, "H W 3"], *, with_maps: bool) -> tuple[float, _Found | None]:
         """The diameter to search with; and what was found on the way, if the whole image was searched."""
@@ -382,10 +384,13 @@ class Detector:
         padded = padded.contiguous(memory_format=torch.channels_last)
         return ImageList(padded, [(tiles.height, tiles.width)] * len(cut))
 
-    def _cut(self, found: _Found) -> Detections:
+    def _cut(self, diameter: float, found: _Found) -> Detections:
         boxes = found.boxes.cpu().numpy()
         return Detections(
-            boxes=boxes, scores=found.scores.cpu().numpy(), masks=cut_masks(found.masks.cpu(), boxes)
+            boxes=boxes,
+            scores=found.scores.cpu().numpy(),
+            masks=cut_masks(found.masks.cpu(), boxes),
+            diameter=diameter,
         )
 
 
