@@ -332,8 +332,10 @@ def test_brought_features_are_studied_without_images(tmp_path):
 
 def test_the_detector_and_its_explanations_are_scored_by_the_truth(cohort, tmp_path):
     run = tmp_path / "run"
+    # small images: half of the cells lie at the border, and left out of bags they count as lost
+    settings = quick(**{"detect.border": "keep"})
     metrics = commands.study(
-        cohort / "manifest.csv", run, settings=quick(), truth=cohort / "cells.csv", jobs=1
+        cohort / "manifest.csv", run, settings=settings, truth=cohort / "cells.csv", jobs=1
     )
     assert metrics["detection"]["recall"]["value"] > 0.7
     assert metrics["detection"]["precision"]["value"] > 0.7
@@ -385,3 +387,24 @@ def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp
     columns = [f"prob_{name}" for name in ("control", "hs", "scd")]
     before, after = (pd.read_csv(tmp_path / name / "samples.csv")[columns] for name in ("run", "out"))
     np.testing.assert_array_equal(before, after)
+
+
+def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(cohort, tmp_path):
+    commands.detect(cohort / "manifest.csv", tmp_path / "cells", settings=quick())
+    table = pd.read_csv(tmp_path / "cells" / "cells.csv")
+    assert 0 < table["border"].sum() < len(table)
+    images = pd.read_csv(tmp_path / "cells" / "images.csv")
+    assert images["border_cells"].sum() == table["border"].sum()
+    assert images["cells"].sum() == len(table)
+    assert images["edge_width"].between(0.01, 0.6).all()
+    commands.study(
+        cohort / "manifest.csv",
+        tmp_path / "run",
+        settings=quick(),
+        cells=tmp_path / "cells" / "cells.csv",
+        jobs=1,
+    )
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (notice,) = [n for n in record["notices"] if n["kind"] == "cells-cut-by-border"]
+    assert f"{table['border'].sum()} of {len(table)} cells" in notice["text"]
+    assert len(pd.read_parquet(tmp_path / "run" / "cells.parquet")) == 2 * (1 - table["border"]).sum()
