@@ -10,8 +10,8 @@ from PIL import Image
 from hemomil import commands
 from hemomil.commands import resolve_settings
 from hemomil.commands.cells import open_detector
-from hemomil.detect import CellFinder, Detector, DetectSettings, ThresholdDetector, read_coco_examples
-from hemomil.detect.evaluate import evaluate_detector
+from hemomil.detect import CellFinder, Detector, DetectSettings, ThresholdDetector
+from hemomil.detect.threshold import _corrected
 from hemomil.errors import SettingsError
 from hemomil.simulate import Camera, FieldSettings, Light, Stain, draw_field
 from hemomil.streams import stream
@@ -136,8 +136,6 @@ def test_the_cells_found_correct_a_guess_that_was_far_off():
     drawn = field(9, diameter=40.0, **{**SPARSE, "white_cells": 2.0})
     detector = ThresholdDetector()
     wrong = detector._search(drawn.image, 75.0)
-    from hemomil.detect.threshold import _corrected
-
     assert _corrected(75.0, wrong) == pytest.approx(40, rel=0.2)
     assert _corrected(40.0, detector._search(drawn.image, 40.0)) == 40.0
 
@@ -190,6 +188,7 @@ def test_it_is_evaluated_as_any_detector(tmp_path):
 
 @pytest.mark.slow
 def test_it_finds_most_cells_of_real_smears(real_data):
-    examples = read_coco_examples(real_data / "bbbc041seg" / "val.json", limit=4)
-    scores = evaluate_detector(ThresholdDetector(), examples)
-    assert scores["mask_ap50"] > 0.75
+    settings = resolve_settings(flags={"detector": "threshold"})
+    known = real_data / "bbbc041seg" / "val.json"
+    [block] = commands.detect_evaluate([known], settings=settings, limit=4)
+    assert block["scores"]["mask_ap50"]["value"] > 0.75
