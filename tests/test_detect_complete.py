@@ -172,3 +172,31 @@ def test_a_training_goes_on_from_the_shipped_detector_and_leaves_one_file(tmp_pa
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["own.safetensors"]
     own = Detector.load(tmp_path / "out" / "own.safetensors")
     assert own.classes == Detector.shipped().classes
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    path, _ = mixed(tmp_path)
+    tiny = {"steps": 2, "every": 1, "batch": 1, "crop": 96, "bfloat16": False}
+    told = {"coco": [path], "categories": ["RBC"], "settings": tiny}
+    unbroken = commands.detect_train(tmp_path / "a" / "own.safetensors", **told)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hemomil.commands.detection._tell", killed)  # after the first step is on disk
+        with pytest.raises(KeyboardInterrupt):
+            commands.detect_train(tmp_path / "b" / "own.safetensors", **told)
+    assert [file.name for file in (tmp_path / "b").iterdir() if "checkpoint" in file.name]
+    again = commands.detect_train(tmp_path / "b" / "own.safetensors", **told)
+    assert again["fingerprint"] == unbroken["fingerprint"]
+    assert [file.name for file in (tmp_path / "b").iterdir()] == ["own.safetensors"]
+
+
+def test_a_detector_of_another_kind_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    Detector.untrained(nominal=60.0).save(tmp_path / "other.safetensors")
+    monkeypatch.setattr("hemomil.commands.detection.simulated_examples", None)
+    with pytest.raises(SettingsError, match="60"):
+        commands.detect_train(
+            tmp_path / "new.safetensors", simulated=1, start=str(tmp_path / "other.safetensors")
+        )

@@ -170,14 +170,16 @@ def _refuse_training(
 
 def _first_detector(start: str | None, settings: "TrainSettings") -> "Detector | None":
     """The detector to start from: shipped, a file, or none."""
-    from hemomil.detect import Detector, DetectSettings
+    from hemomil.detect import Detector, DetectSettings, check_start
 
     if start is None:
         return None
     how = DetectSettings(device=settings.device)
     if start == "shipped":
         return Detector.shipped(settings.backbone, settings=how)
-    return Detector.load(Path(start), settings=how)
+    detector = Detector.load(Path(start), settings=how)
+    check_start(detector, settings)
+    return detector
 
 
 def annotated_examples(

@@ -8,7 +8,7 @@ from hemomil.detect.face import CellFinder
 from hemomil.detect.focus import edge_width
 from hemomil.detect.settings import DetectSettings, TrainSettings
 from hemomil.detect.threshold import ThresholdDetector
-from hemomil.detect.train import train_detector
+from hemomil.detect.train import check_start, train_detector
 
 __all__ = [
     "CLASSES",
@@ -18,6 +18,7 @@ __all__ = [
     "Example",
     "ThresholdDetector",
     "TrainSettings",
+    "check_start",
     "complete_example",
     "edge_width",
     "evaluate_detector",

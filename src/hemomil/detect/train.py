@@ -85,15 +85,20 @@ def _groups(examples: Iterable[Example]) -> tuple[list[Example], ...]:
     return tuple(group for group in (masked, boxed) if group)
 
 
-def _first_net(settings: TrainSettings, start: Detector | None) -> MaskRCNN:
-    if start is None:
-        return build(settings.backbone, len(CLASSES), stream_seed(settings.seed, "detector-weights"))
+def check_start(start: Detector, settings: TrainSettings) -> None:
+    """Raise SettingsError if training with these settings cannot start from this detector."""
     if start.backbone != settings.backbone or start.nominal != settings.nominal:
         raise SettingsError(
             f"the first weights are of a {start.backbone} detector for cells of {start.nominal:g} pixels, "
             f"the settings want {settings.backbone} and {settings.nominal:g}",
             hint=f"set the backbone to {start.backbone}, or start without weights",
         )
+
+
+def _first_net(settings: TrainSettings, start: Detector | None) -> MaskRCNN:
+    if start is None:
+        return build(settings.backbone, len(CLASSES), stream_seed(settings.seed, "detector-weights"))
+    check_start(start, settings)
     return copy.deepcopy(start.net).requires_grad_(True)
 
 
