@@ -84,8 +84,6 @@ def _small(n_classes: int) -> MaskRCNN:
         mask_roi_pool=roi_align(levels, MAP_SIZE, samples=1),
         mask_head=MaskRCNNHeads(CHANNELS, (128, 128), 1),
         mask_predictor=MaskRCNNPredictor(128, 128, n_classes + 1),
-        rpn_batch_size_per_image=96,
-        box_batch_size_per_image=64,
         _skip_resize=True,
         **_limits(),
     )
@@ -100,8 +98,12 @@ def _resnet50(n_classes: int) -> MaskRCNN:
 
 
 def _limits() -> dict[str, int]:
-    """A smear is denser than a photograph: more proposals and detections than the defaults."""
+    """Fewer samples an image in training than the defaults, which are for whole photographs, not for crops;
+    more proposals and detections: a smear is dense.
+    """
     return {
+        "rpn_batch_size_per_image": 96,
+        "box_batch_size_per_image": 64,
         "box_detections_per_img": CELLS_PER_TILE,
         "rpn_pre_nms_top_n_train": 600,
         "rpn_post_nms_top_n_train": 300,
