@@ -18,8 +18,8 @@ from hemomil.detect.tally import (
     Known,
     average_precisions,
     inside,
+    laid_out,
     pairs,
-    run_lengths,
     tally_cells,
     tally_points,
 )
@@ -57,7 +57,7 @@ def detections(boxes, scores=None):
 
 
 def known_of(boxes, labels=None):
-    masks = run_lengths(boxes, ellipses(boxes), SHAPE)
+    masks = laid_out(boxes, ellipses(boxes), SHAPE)
     return Known(boxes=boxes, labels=labels or ("",) * len(boxes), masks=masks)
 
 

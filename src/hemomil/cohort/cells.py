@@ -4,7 +4,6 @@ Axes: N cells, R rows of the cohort. A cell belongs to every sample that has a r
 whose region holds the cell's centre, or only to the sample that the file names.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from pycocotools import mask as coco_mask
 
 from hemomil.cohort.border import cut_notice
 from hemomil.cohort.given import BOX, GivenCells, box_problem, image_rows, read_given
@@ -21,6 +19,7 @@ from hemomil.cohort.images import image_sizes
 from hemomil.cohort.outlines import Polygons
 from hemomil.cohort.problems import Problem, refuse_if_any, row_ranges
 from hemomil.errors import CellsError, ImageError
+from hemomil.segmentation import decode, run_lengths
 from hemomil.types import Cells, Cohort, Detections, ImageRow, Notice
 
 Mask = Bool[np.ndarray, "_ _"]
@@ -216,14 +215,10 @@ def _clipped(table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> pd.Da
 
 
 def _masks(given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> list[Mask | None]:
-    boxes = table[BOX].to_numpy()
-    with warnings.catch_warnings():
-        # pycocotools hands over its arrays in a way that NumPy 2 deprecates
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        return [
-            _mask(given.shapes[row], sizes[image], box) if row in given.shapes else None
-            for row, image, box in zip(table.index, table["image"], boxes, strict=True)
-        ]
+    return [
+        _mask(given.shapes[row], sizes[image], box) if row in given.shapes else None
+        for row, image, box in zip(table.index, table["image"], table[BOX].to_numpy(), strict=True)
+    ]
 
 
 def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:
@@ -233,13 +228,9 @@ def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:
     if isinstance(shape, Polygons):
         return shape.mask(box)
     width, height = size
-    if isinstance(shape, list):
-        shape = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    elif isinstance(shape["counts"], list):
-        shape = coco_mask.frPyObjects(shape, height, width)
     x0, y0 = np.floor(box[:2]).astype(int)
     x1, y1 = np.ceil(box[2:]).astype(int)
-    return np.ascontiguousarray(coco_mask.decode(shape)[y0:y1, x0:x1]).astype(bool)
+    return np.ascontiguousarray(decode(run_lengths(shape, (height, width)))[y0:y1, x0:x1])
 
 
 # Cells to samples

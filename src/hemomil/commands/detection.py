@@ -75,16 +75,16 @@ def _images(
     """A row per image: cells, those cut by the border, usual diameter (pixels), width of outlines."""
     from hemomil.detect import edge_width
 
-    images = np.array(cells.images, dtype=object)
+    counts, cut_counts = Counter(cells.images), Counter(np.array(cells.images, dtype=object)[cut])
     rows = []
     for name, path in talk.track(fields.items(), "judging focus", len(fields)):
-        here, boxes = images == name, detected[name].boxes
+        boxes = detected[name].boxes
         sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
         rows.append(
             {
                 "image": name,
-                "cells": int(here.sum()),
-                "border_cells": int(cut[here].sum()),
+                "cells": counts[name],
+                "border_cells": cut_counts[name],
                 "diameter": float(np.median(sides)) if len(sides) else np.nan,
                 "edge_width": edge_width(read_image(path), detected[name]),
             }

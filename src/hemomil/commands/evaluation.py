@@ -19,12 +19,14 @@ from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.known import POINT, ImageSet, read_image_sets
 from hemomil.commands.settings import Settings
 from hemomil.errors import CellsError
+from hemomil.segmentation import run_lengths
 from hemomil.stats import MIN_PATIENTS, Resampled, estimate, estimate_dict, patient_draws
 from hemomil.types import Detections, Estimate
 
 if TYPE_CHECKING:
     from hemomil.detect import CellFinder
-    from hemomil.detect.tally import RunLengths, Tally
+    from hemomil.detect.tally import Tally
+    from hemomil.segmentation import RunLengths
 
 DRAWS = 1000
 """Bootstrap draws of the images."""
@@ -123,11 +125,9 @@ def _masks(
     one: ImageSet, name: str, rows: pd.DataFrame, shape: tuple[int, int]
 ) -> "tuple[RunLengths, ...] | None":
     """Masks of the known cells of an image; None unless all have one."""
-    from hemomil.detect.tally import segmentation_lengths
-
     if rows["segmentation"].isna().any():
         return None
-    masks = tuple(segmentation_lengths(drawn, shape) for drawn in rows["segmentation"])
+    masks = tuple(run_lengths(drawn, shape) for drawn in rows["segmentation"])
     if any(tuple(mask["size"]) != shape for mask in masks):
         raise CellsError(
             f"{one.path}: a mask of image {name!r} is not of its size, {shape[1]}x{shape[0]} pixels",

@@ -4,7 +4,6 @@ Axes: N cells, F features.
 """
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import numpy as np
 import pandas as pd
 import zarr
 from jaxtyping import Bool, Float
-from pycocotools import mask as coco
 
 from hemomil.errors import FeaturesError
+from hemomil.segmentation import decode
 from hemomil.types import Bag
 
 BLOCK = 4096
@@ -93,10 +92,7 @@ def mask_of(rle: str) -> Bool[np.ndarray, "_ _"] | None:
     if not rle:
         return None
     height, width, counts = rle.split(" ", 2)
-    with warnings.catch_warnings():  # pycocotools does not yet follow NumPy 2's copy keyword
-        warnings.simplefilter("ignore", DeprecationWarning)
-        decoded = coco.decode({"size": [int(height), int(width)], "counts": counts.encode("ascii")})
-    return np.asarray(decoded, bool)
+    return decode({"size": [int(height), int(width)], "counts": counts.encode("ascii")})
 
 
 def _open(path: Path) -> Any:

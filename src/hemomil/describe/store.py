@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 import zarr
 from jaxtyping import Bool, Int, Shaped
-from pycocotools import mask as coco
 
 from hemomil.describe.settings import Kind
 from hemomil.describe.shape import SHAPE_NAMES, SHAPE_VERSION
 from hemomil.errors import RunFolderError
+from hemomil.segmentation import encode
 from hemomil.types import Cells, Cohort
 
 DTYPES: Mapping[Kind, str] = {"shape": "float32", "crop": "uint8", "roi": "float16", "embedding": "float32"}
@@ -203,7 +203,7 @@ def rle_of(mask: Bool[np.ndarray, "_ _"] | None) -> str:
     """`height width counts` with COCO's compressed run lengths; empty for no mask."""
     if mask is None or mask.size == 0:
         return ""
-    runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    runs = encode(mask)
     return f"{mask.shape[0]} {mask.shape[1]} {runs['counts'].decode('ascii')}"
 
 

@@ -225,24 +225,21 @@ class Detector:
         if self.settings.diameter is not None:
             return self.settings.diameter, None
         first, sure = self._guess(image)
-        guess, found = first, None
+        guess = first
         for _ in range(MOST_LOOKS):
             seen, found = self._sample(image, guess, with_maps=with_maps)
+            whole = found if seen.shape == image.shape else None
             boxes = found.boxes[found.scores >= SURE]
-            if len(boxes) < ENOUGH:
-                # a crowd is taken for large cells: look closer, unless there was nothing to guess from
-                closer = guess / CLOSER
-                if not sure or closer < self.nominal / MOST_ZOOM:
-                    break
-                guess = closer
-                continue
-            diameter = corrected(guess, boxes)
-            if diameter == guess:
-                return guess, found if seen.shape == image.shape else None
-            guess = diameter
-        else:
-            return guess if len(boxes) >= ENOUGH else first, None
-        return first, found if guess == first and seen.shape == image.shape else None
+            if len(boxes) >= ENOUGH:
+                better = corrected(guess, boxes)
+            elif sure and guess / CLOSER >= self.nominal / MOST_ZOOM:
+                better = guess / CLOSER  # a crowd is taken for large cells
+            else:
+                return first, whole if guess == first else None
+            if better == guess:
+                return guess, whole
+            guess = better
+        return guess if len(boxes) >= ENOUGH else first, None
 
     def _sample(
         self, image: UInt8[np.ndarray, "H W 3"], diameter: float, *, with_maps: bool

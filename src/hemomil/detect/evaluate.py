@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hemomil.detect.detector import Detector
 from hemomil.detect.examples import RED, Example
-from hemomil.detect.tally import Known, Tally, average_precisions, run_lengths, tally_cells
+from hemomil.detect.face import CellFinder
+from hemomil.detect.tally import Known, Tally, average_precisions, laid_out, tally_cells
 
 LOWEST_SCORE = 0.05
 """Average precision looks at cells found down to this score."""
 
 
-def evaluate_detector(detector: Detector, examples: Iterable[Example]) -> dict[str, float]:
+def evaluate_detector(detector: CellFinder, examples: Iterable[Example]) -> dict[str, float]:
     """Scores over the red cells of all images together.
 
     `box_ap`, `box_ap50`, `box_ap75` and, if every example has masks, `mask_ap`, `mask_ap50`, `mask_ap75`:
@@ -40,7 +40,7 @@ def _known(example: Example) -> Known:
     boxes, masks = example.boxes[red], None
     if example.masks is not None or not len(red):
         chosen = [example.masks[row] for row in red] if example.masks is not None else []
-        masks = run_lengths(boxes, chosen, example.image.shape[:2])
+        masks = laid_out(boxes, chosen, example.image.shape[:2])
     return Known(boxes=boxes, labels=("",) * len(red), masks=masks)
 
 

@@ -5,7 +5,6 @@ Axes: N cells, H W pixels.
 
 import json
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from hemomil.errors import CellsError
+from hemomil.segmentation import decode, run_lengths
 
 Mask = Bool[np.ndarray, "_ _"]
 
@@ -147,20 +146,9 @@ def _example(
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
     if not all(annotation.get("segmentation") for annotation in annotations) or not annotations:
         return Example(image=image, boxes=boxes, labels=labels)
-    windows = outer(boxes).clip(0)
+    windows, (height, width) = outer(boxes).clip(0), image.shape[:2]
     masks = tuple(
-        _decode(a["segmentation"], image.shape[:2])[y0:y1, x0:x1]
+        decode(run_lengths(a["segmentation"], (height, width)))[y0:y1, x0:x1]
         for a, (x0, y0, x1, y1) in zip(annotations, windows, strict=True)
     )
     return Example(image=image, boxes=boxes, masks=masks, labels=labels)
-
-
-def _decode(segmentation: Any, shape: tuple[int, ...]) -> Mask:
-    """A COCO segmentation (polygons, or run lengths plain or compressed) as a mask of the whole image."""
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *shape))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *shape)
-    with warnings.catch_warnings():  # pycocotools asks NumPy 2 for a copy the old way
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return np.asarray(coco_mask.decode(segmentation), dtype=bool)

@@ -16,15 +16,13 @@ from torchvision.ops import box_iou
 
 from hemomil.detect.examples import Mask, outer
 from hemomil.detect.precision import Ranked, average_precision, rank
+from hemomil.segmentation import RunLengths, encode
 from hemomil.types import Detections
 
 BORDER = 2
 """A cell touches the border of its image if it comes this near to it, pixels."""
 NAMES = {"ap": slice(None), "ap50": slice(0, 1), "ap75": slice(5, 6)}
 """Average precision by name: the mean over these of OVERLAPS."""
-
-RunLengths = dict[str, Any]
-"""A mask of the whole image as COCO keeps it: `size` (H, W) and `counts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +167,7 @@ def _ranked(found: Detections, known: Known, shape: tuple[int, int], inner: bool
     overlaps = {"box": _overlaps(_corner_and_size(found.boxes), _corner_and_size(known.boxes))}
     masks = found.masks if len(found.boxes) else ()
     if masks is not None and known.masks is not None:
-        lengths = run_lengths(found.boxes, masks, shape)
+        lengths = laid_out(found.boxes, masks, shape)
         overlaps["mask"] = _overlaps(list(lengths), list(known.masks))
     return {kind: rank(found.scores[both[0]], iou[np.ix_(*both)]) for kind, iou in overlaps.items()}
 
@@ -186,28 +184,17 @@ def _overlaps(found: Any, known: Any) -> Float[np.ndarray, "N M"]:
     return np.asarray(iou, dtype=np.float64).reshape(len(found), len(known))
 
 
-def run_lengths(
+def laid_out(
     boxes: Float[np.ndarray, "N 4"], masks: Sequence[Mask], shape: tuple[int, int]
 ) -> tuple[RunLengths, ...]:
-    """Masks that are cut to their boxes (rounded outwards), laid into the image."""
+    """Masks that are cut to their boxes (rounded outwards), each laid into the whole image."""
     return tuple(
-        _run_lengths(mask, window, shape) for mask, window in zip(masks, outer(boxes).clip(0), strict=True)
+        _laid_out(mask, window, shape) for mask, window in zip(masks, outer(boxes).clip(0), strict=True)
     )
 
 
-def _run_lengths(mask: Mask, window: Int[np.ndarray, "4"], shape: tuple[int, int]) -> RunLengths:
+def _laid_out(mask: Mask, window: Int[np.ndarray, "4"], shape: tuple[int, int]) -> RunLengths:
     x0, y0, x1, y1 = window
-    plane = np.zeros(shape, dtype=np.uint8, order="F")
+    plane = np.zeros(shape, dtype=bool, order="F")
     plane[y0:y1, x0:x1] = mask[: shape[0] - y0, : shape[1] - x0]
-    lengths: RunLengths = coco_mask.encode(plane)
-    return lengths
-
-
-def segmentation_lengths(segmentation: Any, shape: tuple[int, int]) -> RunLengths:
-    """A COCO segmentation (polygons, or run lengths plain or compressed) as compressed run lengths."""
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *shape))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *shape)
-    lengths: RunLengths = segmentation
-    return lengths
+    return encode(plane)

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pycocotools import mask as rle
 
+from hemomil.segmentation import encode
 from hemomil.simulate.field import Field
 
 RED_CELL = "red blood cell"
@@ -43,9 +43,9 @@ class CocoTruth:
         self, category: str, box: Float[np.ndarray, "4"], mask: Bool[np.ndarray, "_ _"], size: tuple[int, int]
     ) -> dict[str, Any]:
         x0, y0, x1, y1 = (int(v) for v in box)
-        full = np.zeros(size, np.uint8, order="F")
+        full = np.zeros(size, bool, order="F")
         full[y0:y1, x0:x1] = mask
-        encoded = rle.encode(full)
+        encoded = encode(full)
         annotation = {
             "id": len(self._annotations) + 1,
             "image_id": len(self._images),
