@@ -203,3 +203,17 @@ def test_a_region_must_lie_inside_its_image(tmp_path):
     assert check_images(cohort(tmp_path / "a.png", region=(0, 0, 30, 20))) == []
     (problem,) = check_images(cohort(tmp_path / "a.png", region=(0, 0, 31, 20)))
     assert "row 2: region 0 0 31 20 leaves its image 'a.png' of 30x20 pixels" in str(problem)
+
+
+def test_a_stitched_field_is_read_without_a_warning(tmp_path, recwarn):
+    Image.new("1", (9600, 9500), 1).save(tmp_path / "stitched.png")
+    assert read_image(tmp_path / "stitched.png").shape == (9500, 9600, 3)
+    assert not recwarn.list
+
+
+def test_a_whole_slide_is_refused_before_it_is_unpacked(tmp_path):
+    Image.new("1", (24000, 24000), 1).save(tmp_path / "slide.png")
+    with pytest.raises(ImageError, match="24000x24000 pixels: a whole slide"):
+        image_size(tmp_path / "slide.png")
+    with pytest.raises(ImageError, match="24000x24000 pixels: a whole slide"):
+        read_image(tmp_path / "slide.png")

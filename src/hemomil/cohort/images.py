@@ -45,6 +45,9 @@ TURNS = {
 BROKEN = "open it in an image viewer; copy or export it again, or remove its rows"
 WORKERS = 4
 
+# Pillow warns of a stitched field of 10,000 pixels a side, and refuses a quarter of what is let in here
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, 2 * LARGEST)
+
 # what tifffile has to say of a damaged file is in our error, not on the screen
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -155,6 +158,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as cause:
         raise _Refused("has more pixels than a field: a whole slide", "cut it into fields first") from cause
     with picture:
+        _refuse_size(*picture.size)  # before it is unpacked
         # a second frame of a JPEG is the preview that telephones add; of a PNG, an animation
         if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
             raise _Refused("is an animation", "save one frame as its own image")
@@ -176,14 +180,15 @@ def _pillow_file_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _pillow_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16"):
-        return _three_channels(_eight_bit(np.asarray(upright), bits=16)[..., None])
-    if upright.mode in ("I", "F"):
-        raise _Refused(f"has {upright.mode!r} pixels, not 8 or 16 bit", "save it as 8-bit RGB")
-    if upright.has_transparency_data:
-        return _three_channels(np.asarray(upright.convert("RGBA")))
-    return np.array(upright.convert("RGB"))
+    # of a large field, no copy is made that can be saved
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode.startswith("I;16"):
+        return _three_channels(_eight_bit(np.asarray(picture), bits=16)[..., None])
+    if picture.mode in ("I", "F"):
+        raise _Refused(f"has {picture.mode!r} pixels, not 8 or 16 bit", "save it as 8-bit RGB")
+    if picture.has_transparency_data:
+        return _three_channels(np.asarray(picture.convert("RGBA")))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _three_channels(pixels: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
