@@ -1,14 +1,17 @@
 """Time finding cells: the shipped detector against torchvision's ResNet-50 v2 at 800 pixels, and a watershed.
 
-Run `OMP_NUM_THREADS=1 python benchmarks/detect.py [COCO.json]`: on the annotated images of a file (of several
-categories, those called red cells), else on simulated fields. Rivals run in turns in one process on one
-thread and see the same images; a ratio is the median over rounds of (rival / ours) in CPU time, with its
-range. Average precision stands beside where it can be had: torchvision's network has no weights here, so it
-is timed with random ones that return its usual 100 boxes an image.
+    OMP_NUM_THREADS=1 python benchmarks/detect.py [--coco FILE] [--resnet50 FILE] [--device cuda]
+
+On the annotated images of a COCO file (of several categories, those called red cells), else on simulated
+fields. Rivals run in turns in one process on one thread and see the same images; a ratio is the median over
+rounds of (rival / ours), with its range, in CPU time (on a GPU, in wall time). Average precision stands
+beside it, over all images of the file. torchvision's network knows no cells: it is timed with random weights
+that return its usual 100 boxes an image. `--resnet50` names a detector that `hemomil detect train` made with
+`--backbone resnet50`; its precision, at the scale it was trained for, stands for what such a network can do.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -29,73 +32,88 @@ from hemomil.simulate import draw_field, random_field_settings
 from hemomil.streams import stream
 
 ROUNDS = 5
-IMAGES = 3
+TIMED = 3
+"""Images that are timed."""
+OURS = "shipped, small"
 
 
 def simulated():
     """Fields of 960 x 1280 pixels with cells of usual sizes."""
-    for k in range(IMAGES):
+    for k in range(TIMED):
         rng = stream(0, "benchmark-field", k)
         field = draw_field(rng, random_field_settings(rng, size=(960, 1280), diameter=(50.0, 80.0)))
         yield Example(image=field.image, boxes=field.boxes, masks=field.masks)
 
 
 def annotated(path):
-    red = [e for e in read_coco_examples(Path(path), others=True) if (e.kinds == 1).any()][: 4 * IMAGES]
+    red = [example for example in read_coco_examples(path, others=True) if (example.kinds == 1).any()]
     return [example.of_kinds(1) for example in red]
 
 
-def resnet50_v2():
+def resnet50_v2(device):
     """torchvision's own network as it comes: shorter side 800 pixels, at most 100 cells an image."""
     torch.manual_seed(0)
     net = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=2, box_score_thresh=0.0)
-    return net.eval()
+    return net.eval().to(device)
 
 
-def find_with(net, images):
+def find_with(net, images, device):
     with torch.inference_mode():
         for image in images:
-            net([to_dtype(to_image(image), torch.float32, scale=True)])
+            net([to_dtype(to_image(image), torch.float32, scale=True).to(device)])
 
 
-def cpu_seconds(task):
-    start = time.process_time()
+def seconds(task, device):
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
     task()
-    return time.process_time() - start
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
-def compare(examples):
-    images = [example.image for example in examples[:IMAGES]]
-    settings = DetectSettings(threads=1, device="cpu")
-    ours, watershed, net = (
-        Detector.shipped(settings=settings),
-        ThresholdDetector(settings=settings),
-        resnet50_v2(),
-    )
-    tasks = {
-        "shipped, small": lambda: [ours.detect(image) for image in images],
-        "watershed (no network)": lambda: [watershed.detect(image) for image in images],
-        "torchvision ResNet-50 v2, 800 px": lambda: find_with(net, images),
+def compare(examples, trained, device):
+    images = [example.image for example in examples[:TIMED]]
+    settings = DetectSettings(threads=1, device=device)
+    finders = {
+        OURS: Detector.shipped(settings=settings),
+        "watershed (no network)": ThresholdDetector(settings=settings),
     }
-    rounds = [{name: cpu_seconds(task) for name, task in tasks.items()} for _ in range(ROUNDS + 1)][1:]
-    precision = {"shipped, small": ours, "watershed (no network)": watershed}
-    cells = sum(len(ours.detect(image).boxes) for image in images)
+    if trained:
+        finders["ResNet-50, our recipe, its own scale"] = Detector.load(trained, settings=settings)
+    net = resnet50_v2(device)
+    tasks = {
+        name: lambda finder=finder: [finder.detect(image) for image in images]
+        for name, finder in finders.items()
+    }
+    tasks["torchvision ResNet-50 v2, 800 pixels"] = lambda: find_with(net, images, device)
+    rounds = [{name: seconds(task, device) for name, task in tasks.items()} for _ in range(ROUNDS + 1)][1:]
+    cells = sum(len(finders[OURS].detect(image).boxes) for image in images)
     for name in tasks:
-        seconds = statistics.median(r[name] for r in rounds)
-        ratios = [r[name] / r["shipped, small"] for r in rounds]
-        scores = evaluate_detector(precision[name], examples) if name in precision else {}
-        told = ", ".join(f"{k} {scores[k]:.3f}" for k in ("box_ap50", "mask_ap50") if k in scores)
+        middle = statistics.median(r[name] for r in rounds)
+        ratios = [r[name] / r[OURS] for r in rounds]
         print(
-            f"{name:34s} {len(images) / seconds:6.2f} images/s {cells / seconds:7.1f} cells/s  "
-            f"{statistics.median(ratios):6.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]  {told}",
+            f"{name:37s} {len(images) / middle:6.2f} images/s {cells / middle:7.1f} cells/s  "
+            f"{statistics.median(ratios):6.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]",
             flush=True,
         )
+    for name, finder in finders.items():
+        scores = evaluate_detector(finder, examples)
+        told = ", ".join(f"{k} {scores[k]:.3f}" for k in ("box_ap50", "mask_ap50") if k in scores)
+        print(f"{name:37s} {told}, {len(examples)} images", flush=True)
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--coco", type=Path)
+    parser.add_argument("--resnet50", type=Path)
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    examples = annotated(sys.argv[1]) if len(sys.argv) > 1 else list(simulated())
+    examples = annotated(asked.coco) if asked.coco else list(simulated())
     sizes = np.median([np.sqrt((e.boxes[:, 2:] - e.boxes[:, :2]).prod(axis=1)).mean() for e in examples])
-    shape = examples[0].image.shape[:2]
-    print(f"{len(examples)} images of {shape}, cells of {sizes:.0f} pixels; timed: {IMAGES}")
-    compare(examples)
+    print(
+        f"{len(examples)} images, the first of {examples[0].image.shape[:2]}, cells of {sizes:.0f} pixels; "
+        f"{TIMED} timed, on {asked.device}"
+    )
+    compare(examples, asked.resnet50, asked.device)

@@ -36,7 +36,8 @@ def test_a_study_leaves_every_file_of_the_design(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "run.json", "settings.toml", "cells.zarr", "splits.csv", "samples.csv", "cells.parquet",
-        "metrics.json", "figures", "report.html",
+        "metrics.json", "figures", "report.html", "curves.json", "confounders.csv",
+        "table1.csv", "table1.html", "table1.tex", "table1.txt",
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_the_weights_are_small_and_say_how_they_were_made():
     assert shipped_path("small").stat().st_size <= 20_000_000
     told = json.loads(shipped_path("small").with_suffix(".json").read_text())
     assert told["fingerprint"] == Detector.shipped().fingerprint
-    assert {"settings", "command", "measured", "trained_on"} <= set(told)
+    assert {"settings", "commands", "measured", "trained_on"} <= set(told)
 
 
 def test_cells_of_a_simulated_field_are_found(detector, field):

@@ -15,7 +15,8 @@ TINY = TrainSettings(steps=2, batch=1, crop=96, every=1, bfloat16=False, zoom=(0
 
 
 def weights(detector):
-    return torch.cat([value.flatten().float() for value in detector.net.state_dict().values()])
+    tensors = detector.net.state_dict().values()
+    return torch.cat([value.flatten() for value in tensors if value.is_floating_point()])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -131,3 +132,17 @@ def test_discs_are_learned_from_nothing():
     scores = evaluate_detector(detector, [discs(100 + seed, 200, 240, 40.0, 12) for seed in range(4)])
     assert scores["box_ap50"] > 0.9
     assert scores["mask_ap50"] > 0.9
+
+
+def test_the_result_lies_between_what_was_learned_and_what_was_known():
+    examples, start = [discs(0)], Detector.untrained(seed=3)
+    learned = train_detector(examples, TINY, start=start)
+    mean = train_detector(examples, TINY.model_copy(update={"average": 0.75}), start=start)
+    expected = torch.lerp(weights(learned), weights(start), 0.75)
+    torch.testing.assert_close(weights(mean), expected, rtol=2e-3, atol=1e-5)
+    assert not torch.equal(weights(learned), weights(start))
+
+
+def test_there_must_be_something_to_average_with():
+    with pytest.raises(SettingsError, match="no first weights"):
+        train_detector([discs(0)], TINY.model_copy(update={"average": 0.5}))

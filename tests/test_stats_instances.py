@@ -1,5 +1,6 @@
 """Numbers of explained cells: against scikit-learn, and the laws that they obey."""
 
+import itertools
 import json
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hemomil.stats import SCORES, instance_metrics
+from hemomil.stats.instances import top_shares
 
 
 def cells_of(methods=("default",), runs=1, n_samples=30, per_sample=20, seed=0):
@@ -37,7 +39,7 @@ def test_cells_of_diseased_samples_are_ranked_as_scikit_learn_says():
     sick = cells[cells["label"] != "control"]
     abnormal = sick["cell_label"] != "control"
     for name in SCORES:
-        score = sick["prob_sickle"] if name == "abnormal_probability" else sick[name]
+        score = sick["prob_sickle"] if name.endswith("_probability") else sick[name]
         assert found[name]["auroc"]["value"] == pytest.approx(roc_auc_score(abnormal, score))
         assert found[name]["ap"]["value"] == pytest.approx(average_precision_score(abnormal, score))
         assert found[name]["auroc"]["low"] < found[name]["auroc"]["value"] < found[name]["auroc"]["high"]
@@ -57,6 +59,45 @@ def test_the_mean_within_samples_is_scikit_learns_sample_by_sample():
     assert found["low"] < found["value"] < found["high"]
 
 
+def test_precision_at_k_is_that_of_the_first_k_cells_of_each_sample():
+    cells = cells_of(per_sample=8)
+    cells = cells.drop(cells.index[(cells["sample"] == "s0001") & (cells.groupby("sample").cumcount() > 2)])
+    shares = [
+        (rows.nlargest(5, "anomaly")["cell_label"] != "control").mean()  # one sample has three
+        for _, rows in cells[cells["label"] != "control"].groupby("sample")
+    ]
+    found = instance_metrics(cells, control="control", k=5)["default"]["anomaly"]["precision_at_k"]
+    assert found["value"] == pytest.approx(np.mean(shares))
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_tied_cells_share_the_last_places_as_the_mean_over_their_orders():
+    abnormal = np.array([True, False, True, False, False, True, True])
+    scores = np.array([3.0, 2.0, 2.0, 2.0, 1.0, 5.0, 5.0])
+    samples = np.array([0, 0, 0, 0, 0, 1, 1])
+    orders = [1 + sum(abnormal[1:4][list(pair)]) for pair in itertools.combinations(range(3), 2)]
+    assert top_shares(abnormal, scores, samples, 3) == pytest.approx([np.mean(orders) / 3, 1])
+
+
+def test_the_class_probability_is_that_of_the_label_of_the_sample():
+    cells = cells_of().assign(prob_target=0.1)
+    target = cells["sample"] > "s0015"
+    cells.loc[target & (cells["label"] != "control"), "label"] = "target"
+    cells["prob_target"] = cells["prob_sickle"] ** 3
+    sick = cells[cells["label"] != "control"]
+    own = np.where(sick["label"] == "target", sick["prob_target"], sick["prob_sickle"])
+    found = instance_metrics(cells, control="control")["default"]["class_probability"]["auroc"]["value"]
+    assert found == pytest.approx(roc_auc_score(sick["cell_label"] != "control", own))
+
+
+def test_a_label_that_was_not_learned_has_no_class_probability():
+    cells = cells_of()
+    cells.loc[cells["sample"] == "s0001", "label"] = "target"
+    found = instance_metrics(cells, control="control")["default"]
+    assert found["class_probability"]["auroc"]["value"] is None
+    assert found["abnormal_probability"]["auroc"]["value"] is not None
+
+
 def test_a_level_of_its_own_in_each_sample_spoils_the_pooled_ranking_only():
     cells = cells_of()
     before = instance_metrics(cells, control="control")["default"]["contribution"]
@@ -64,6 +105,7 @@ def test_a_level_of_its_own_in_each_sample_spoils_the_pooled_ranking_only():
     after = instance_metrics(cells.assign(contribution=cells["contribution"] + level), control="control")
     after = after["default"]["contribution"]
     assert after["auroc_within"] == before["auroc_within"]
+    assert after["precision_at_k"] == before["precision_at_k"]
     assert after["auroc"]["value"] < before["auroc"]["value"]
 
 

@@ -194,12 +194,22 @@ def detect_train(
     backbone: Annotated[str | None, typer.Option(help="small (default), or resnet50 (the paper's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(help="Share of the first weights in the result, 0 to 1: forgets less (default: 0)."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random stream (default: 0).")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector on annotated images, on simulated smears, or on both."""
-    flags = {"backbone": backbone, "steps": steps, "learning_rate": learning_rate, "seed": seed}
+    flags = {
+        "backbone": backbone,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "average": average,
+        "seed": seed,
+    }
     made = commands.detect_train(
         output,
         coco=coco or (),
@@ -351,6 +361,15 @@ def study(
     group: Annotated[
         str | None, typer.Option(help="Column that a split never separates (default: patient).")
     ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes never trained on but scored, joined by commas; `each`: every disease in turn."
+        ),
+    ] = None,
+    site_out: Annotated[
+        bool | None, typer.Option("--site-out", help="Every site is a fold, tested by models of the others.")
+    ] = None,
     control: Control = None,
     exclude: Exclude = None,
     evaluate_on: Annotated[
@@ -363,6 +382,9 @@ def study(
     config: Config = None,
     assign: Assign = None,
     jobs: Jobs = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers do the jobs.")
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -375,6 +397,8 @@ def study(
         "study.folds": folds,
         "study.runs": runs,
         "study.group": group,
+        "study.leave_out": _list(leave_out),
+        "study.site_out": site_out,
         "control": control,
         "exclude": exclude,
         "study.evaluate_on": evaluate_on,
@@ -391,6 +415,7 @@ def study(
         cells=cells,
         truth=truth,
         jobs=jobs,
+        cluster=cluster,
         force=force,
         talk=Talk(quiet=quiet),
     )

@@ -11,7 +11,7 @@ from hemomil.cohort.cells import (
 )
 from hemomil.cohort.choose import exclude, select, without_images
 from hemomil.cohort.features import BroughtFeatures, read_features
-from hemomil.cohort.folds import Folds, fold_units, make_folds
+from hemomil.cohort.folds import Folds, FoldUnit, fold_units, folds_by_group, make_folds, place_unseen
 from hemomil.cohort.given import read_truth, write_cells_csv
 from hemomil.cohort.images import check_images, image_size, read_image
 from hemomil.cohort.manifest import read_manifest
@@ -22,6 +22,7 @@ from hemomil.cohort.truth import match_truth
 
 __all__ = [
     "BroughtFeatures",
+    "FoldUnit",
     "Folds",
     "KnownCells",
     "Problem",
@@ -31,11 +32,13 @@ __all__ = [
     "empty_samples",
     "exclude",
     "fold_units",
+    "folds_by_group",
     "image_size",
     "init_manifest",
     "listing",
     "make_folds",
     "match_truth",
+    "place_unseen",
     "read_cells",
     "read_features",
     "read_image",

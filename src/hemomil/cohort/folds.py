@@ -92,6 +92,49 @@ def make_folds(
     return Folds(fold=fold, notices=tuple(_notices(counts_VK, names)))
 
 
+def folds_by_group(samples: Sequence[FoldUnit], group: str = "site") -> Folds:
+    """Every group (site) is a fold of its own, in the order of their names.
+
+    Raises SettingsError if there is one group only, or a class that is nowhere else than in one of them.
+    """
+    groups, fold = np.unique([name for _, name, _ in samples], return_inverse=True)
+    if len(groups) < 2:
+        raise SettingsError(
+            f"all samples have the same {group}, so that none can be left out",
+            hint=f"bring samples with another {group}, or leave patients out (without --site-out)",
+        )
+    names, labels = np.unique([label for *_, label in samples], return_inverse=True)
+    counts_VK = _counts(fold, labels, len(groups))
+    for k in np.flatnonzero((counts_VK > 0).sum(axis=0) < 2):
+        only = str(groups[counts_VK[:, k].argmax()])
+        raise SettingsError(
+            f"class {str(names[k])!r} is found at {group} {only!r} only, and cannot be learned without it",
+            hint="leave the class out by --exclude label=NAME",
+        )
+    return Folds(fold=fold.astype(np.int64), notices=tuple(_notices(counts_VK, names)))
+
+
+def place_unseen(
+    unseen: Sequence[FoldUnit],
+    known: Sequence[FoldUnit],
+    fold: Int[np.ndarray, "S"],
+    n_folds: int,
+    *,
+    seed: int,
+    run: int = 0,
+) -> Int[np.ndarray, "U"]:
+    """The fold in which samples of classes that are never learned are tested.
+
+    `fold` is that of the known samples. A patient who has known samples is tested where they are, so that no
+    model meets a patient of its training; other patients are dealt out by `stream(seed, "unseen", run)`.
+    """
+    taken = {patient: int(number) for (_, patient, _), number in zip(known, fold, strict=True)}
+    free = sorted({patient for _, patient, _ in unseen} - set(taken))
+    order = stream(seed, "unseen", run).permutation(len(free))
+    dealt = {free[row]: place % n_folds for place, row in enumerate(order.tolist())}
+    return np.array([(taken | dealt)[patient] for _, patient, _ in unseen], dtype=np.int64)
+
+
 def _refuse_few(samples: Sequence[FoldUnit], n_folds: int, group: str) -> None:
     if n_folds < 2:
         raise SettingsError(f"cannot divide samples into {n_folds} folds", hint="use at least 2 folds")

@@ -4,41 +4,36 @@ A cell of the table is a job. A finished job is kept, so that a killed study goe
 jobs run side by side, each on one thread, with the same numbers wherever they run.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hemomil.cohort import fold_units, make_folds, select
+from hemomil.cohort import select
 from hemomil.commands.cells import detection_quality, prepare
+from hemomil.commands.confounders import gather_facts
 from hemomil.commands.console import SILENT, Talk
-from hemomil.commands.fitting import fit, refuse_unlearnable
+from hemomil.commands.curves import write_curves
+from hemomil.commands.energy import metered
+from hemomil.commands.fitting import fit
 from hemomil.commands.page import write_page
+from hemomil.commands.protocol import Job, Protocol, protocol
 from hemomil.commands.run_folder import RunFolder, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
+from hemomil.commands.table1 import write_table1
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
+from hemomil.commands.workers import workers
 from hemomil.files import write_json, written_whole
-from hemomil.novelty import donor_notices
-from hemomil.stats import instance_metrics, study_metrics
+from hemomil.stats import (
+    confounder_notices,
+    confounder_predictions,
+    instance_metrics,
+    study_metrics,
+    unseen_metrics,
+)
 from hemomil.streams import stream_seed
-from hemomil.types import Notice
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One method on one fold of one run."""
-
-    method: str
-    run: int
-    fold: int
-
-    @property
-    def name(self) -> str:
-        """Also the folder that keeps its result."""
-        return f"{self.method}__run{self.run}__fold{self.fold}"
 
 
 def study(
@@ -49,55 +44,83 @@ def study(
     cells: Path | None = None,
     truth: Path | None = None,
     jobs: int | None = None,
+    cluster: str | None = None,
     force: bool = False,
     talk: Talk = SILENT,
 ) -> dict[str, Any]:
     """Cross-validate methods side by side; returns what metrics.json says.
 
+    `jobs`: processes on this machine. `cluster`: address of a Dask scheduler whose workers do the jobs.
+
     Raises HemomilError before any long work where the input cannot carry the study.
     """
     source = load_source(manifest, settings, cells=cells, truth=truth)
     settings = settings_for(source, settings)
-    splits, notices = split(source, settings)
+    plan = protocol(source.cohort, settings)
     evaluated = evaluated_samples(source, settings)
+    where = workers(cluster)
     run = open_run(output, "study", settings, source.inputs, force=force)
-    run.notices.extend((*notices, *_few_donors(source, splits, settings)))
+    run.notices.extend(plan.notices)
+    n_jobs = jobs_or_cores(jobs)
     with run.filling():
-        store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
-        with run.timed("study"):
-            samples, cell_table = _run_jobs(store, splits, run, talk, jobs_or_cores(jobs))
-        samples = _with_blanks(samples, source, splits, settings)
-        metrics = _metrics(store, samples, cell_table, source, evaluated, settings)
-        write_table(run.path / "splits.csv", splits)
-        write_table(run.path / "samples.csv", samples)
-        write_cells(run.path / "cells.parquet", cell_table)
+        with metered(run.facts, settings.country):
+            store = prepare(source, run, talk, jobs=n_jobs)
+            with run.timed("study"), where:
+                _run_jobs(store, plan, run, talk, n_jobs)
+        samples, cell_table = _read_jobs(plan, run)
+        samples = _with_blanks(samples, source, plan, settings)
+        seen, unseen = _apart(samples, plan)
+        seen_cells, unseen_cells = _apart(cell_table, plan)
+        metrics = _metrics(store, seen, seen_cells, source, plan, evaluated, settings)
+        with run.timed("confounders"):
+            confounded = _confounders(source, store, plan, run, talk, n_jobs)
+        metrics["confounders"] = _confounder_metrics(confounded, plan, evaluated, settings)
+        shown = "default" if "default" in settings.study.methods else settings.study.methods[-1]
+        run.notices.extend(confounder_notices(metrics["methods"], metrics["confounders"], shown))
+        write_table(run.path / "confounders.csv", confounded)
+        write_table(run.path / "splits.csv", plan.splits)
+        write_table(run.path / "samples.csv", seen.drop(columns="left_out"))
+        write_cells(run.path / "cells.parquet", seen_cells.drop(columns="left_out"))
+        if len(unseen):
+            metrics["unseen"] = unseen_metrics(
+                unseen,
+                unseen_cells,
+                control=settings.control,
+                seed=settings.seed,
+                n_boot=settings.study.bootstrap,
+            )
+            write_table(run.path / "unseen.csv", unseen)
+            write_cells(run.path / "unseen_cells.parquet", unseen_cells)
         write_json(run.path / "metrics.json", metrics)
-        run.facts.update(
-            classes=source.cohort.classes, control=settings.control, methods=settings.study.methods
-        )
+        told = _told(seen, evaluated)
+        write_curves(run.path, told, plan.classes, seed=settings.seed)
+        write_table1(run.path, told, plan.classes, metrics["methods"], settings)
+        run.facts.update(classes=plan.classes, control=settings.control, methods=settings.study.methods)
         with run.timed("report"):
             write_page(run)
     return metrics
 
 
-def split(source: Source, settings: Settings) -> tuple[pd.DataFrame, tuple[Notice, ...]]:
-    """sample, patient, fold, run for every run; no patient is in two folds of a run."""
-    refuse_unlearnable(source.cohort, settings)
-    rows = fold_units(source.cohort, settings.study.group)
-    patients = [s.patient for s in source.cohort.samples]
-    tables: list[pd.DataFrame] = []
-    notices: list[Notice] = []
-    for run in range(settings.study.runs):
-        folds = make_folds(
-            rows, settings.study.folds, seed=settings.seed, run=run, group=settings.study.group
-        )
-        tables.append(
-            pd.DataFrame(
-                {"sample": [r[0] for r in rows], "patient": patients, "fold": folds.fold, "run": run}
-            )
-        )
-        notices.extend(n for n in folds.notices if n not in notices)
-    return pd.concat(tables, ignore_index=True), tuple(notices)
+def _confounders(
+    source: Source, store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int
+) -> pd.DataFrame:
+    """What classifiers say that see no cell's shape, on the same folds; columns of samples.csv."""
+    facts = gather_facts(source, store, run, talk, jobs=jobs)
+    run.facts["confounders_left_out"] = facts.left_out
+    learned = {sample: label for sample, label in plan.labels.items() if label not in plan.never}
+    splits = plan.splits[plan.splits["sample"].isin(learned)]
+    return confounder_predictions(facts.table, learned, splits, plan.classes, seed=run.settings.seed)
+
+
+def _confounder_metrics(
+    samples: pd.DataFrame, plan: Protocol, evaluated: frozenset[str] | None, settings: Settings
+) -> dict[str, Any]:
+    rows = samples if evaluated is None else samples[samples["sample"].isin(evaluated)]
+    if not len(rows):
+        return {}
+    return study_metrics(
+        rows, plan.classes, control=settings.control, seed=settings.seed, n_boot=settings.study.bootstrap
+    )
 
 
 def evaluated_samples(source: Source, settings: Settings) -> frozenset[str] | None:
@@ -107,62 +130,28 @@ def evaluated_samples(source: Source, settings: Settings) -> frozenset[str] | No
     return frozenset(s.sample for s in select(source.cohort, settings.study.evaluate_on).samples)
 
 
-def _few_donors(source: Source, splits: pd.DataFrame, settings: Settings) -> tuple[Notice, ...]:
-    """A warning where the training part with fewest control donors cannot give small p-values."""
-    donors = {s.patient for s in source.cohort.samples if s.label == settings.control}
-    held = splits[splits["patient"].isin(donors)].groupby(["run", "fold"])["patient"].nunique()
-    return donor_notices(len(donors) - int(held.max()))
-
-
-def _jobs_of(settings: Settings) -> list[Job]:
-    return [
-        Job(method=method, run=run, fold=fold)
-        for run in range(settings.study.runs)
-        for fold in range(settings.study.folds)
-        for method in settings.study.methods
+def _run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int) -> None:
+    """All jobs but those that an earlier, killed run has finished."""
+    todo = [
+        job for job in plan.jobs(run.settings.study.methods) if not _finished(run.work / "jobs" / job.name)
     ]
-
-
-def _run_jobs(
-    store: Path, splits: pd.DataFrame, run: RunFolder, talk: Talk, jobs: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All jobs, those of an earlier, killed run read from disk; in the order methods, runs, folds."""
-    table = _jobs_of(run.settings)
-    todo = [job for job in table if not _finished(run.work / "jobs" / job.name)]
-    work = (
-        delayed(run_job)(store, _fold_of(splits, job), job, run.settings, run.work / "jobs") for job in todo
-    )
+    work = (delayed(run_job)(store, job, run.settings, run.work / "jobs") for job in todo)
     done = Parallel(n_jobs=min(jobs, max(len(todo), 1)), return_as="generator_unordered")(work)
     for _ in talk.track(done, "training", len(todo)):
         pass
-    parts = [_read_job(run.work / "jobs" / job.name) for job in sorted(table, key=lambda j: _order(j, run))]
-    return (
-        pd.concat([samples for samples, _ in parts], ignore_index=True),
-        pd.concat([cells for _, cells in parts], ignore_index=True),
-    )
 
 
-def _order(job: Job, run: RunFolder) -> tuple[int, int, int]:
-    return run.settings.study.methods.index(job.method), job.run, job.fold
-
-
-def _fold_of(splits: pd.DataFrame, job: Job) -> dict[str, bool]:
-    """sample -> is it in the test fold of this job?"""
-    of_run = splits[splits["run"] == job.run]
-    return dict(zip(of_run["sample"], of_run["fold"] == job.fold, strict=True))
-
-
-def run_job(store: Path, in_test: dict[str, bool], job: Job, settings: Settings, keep: Path) -> None:
-    """Fit on the training folds, predict the test fold, keep both tables."""
+def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
+    """Fit on the training samples, predict the test samples, keep both tables."""
     import torch
 
     from hemomil.describe import read_bags, read_obs
 
     torch.set_num_threads(1)
-    bags = [bag for bag in read_bags(store, settings.features) if bag.sample in in_test]
-    train = [bag for bag in bags if not in_test[bag.sample]]
-    test = [bag for bag in bags if in_test[bag.sample]]
-    seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}")
+    bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
+    train, test = ([bags[name] for name in names if name in bags] for names in (job.train, job.test))
+    without = (f"without-{job.left_out}",) if job.left_out else ()
+    seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}", *without)
     model, calibration = fit(train, job.method, settings, seed=seed)
     predictions = model.predict_cells(test)
     told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
@@ -177,19 +166,46 @@ def _finished(folder: Path) -> bool:
     return (folder / "cells.parquet").exists()  # written last
 
 
-def _read_job(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return pd.read_parquet(folder / "samples.parquet"), pd.read_parquet(folder / "cells.parquet")
+def _read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Samples and cells of all jobs, by method, run and fold; `left_out` names the class left out."""
+    methods = run.settings.study.methods
+    jobs = sorted(plan.jobs(methods), key=lambda job: (methods.index(job.method), job.run, job.fold))
+    folders = [(run.work / "jobs" / job.name, job.left_out) for job in jobs]
+    return (
+        pd.concat(
+            [pd.read_parquet(f / "samples.parquet").assign(left_out=c) for f, c in folders], ignore_index=True
+        ),
+        pd.concat(
+            [pd.read_parquet(f / "cells.parquet").assign(left_out=c) for f, c in folders], ignore_index=True
+        ),
+    )
 
 
-def _with_blanks(
-    samples: pd.DataFrame, source: Source, splits: pd.DataFrame, settings: Settings
-) -> pd.DataFrame:
+def _apart(table: pd.DataFrame, plan: Protocol) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the study proper, and those that say what becomes of unseen classes: theirs and the controls'.
+
+    In the second, `left_out` names the classes that the model was not trained on.
+    """
+    own = table["left_out"].isna()
+    never = table["label"].isin(plan.never)
+    beside = table[own & (never | ((table["label"] == plan.classes[0]) & bool(plan.never)))]
+    unseen = pd.concat([beside.assign(left_out=", ".join(plan.never)), table[~own]], ignore_index=True)
+    return table[own & ~never].reset_index(drop=True), unseen
+
+
+def _told(samples: pd.DataFrame, names: frozenset[str] | None) -> pd.DataFrame:
+    """Rows that predict something, of these samples only if they are named."""
+    told = samples[samples["predicted"].notna()]
+    return told if names is None else told[told["sample"].isin(names)]
+
+
+def _with_blanks(samples: pd.DataFrame, source: Source, plan: Protocol, settings: Settings) -> pd.DataFrame:
     """Samples in which no cell was found stay in the table, with nothing predicted."""
     seen = set(samples["sample"])
     lost = {s.sample: s for s in source.cohort.samples if s.sample not in seen}
-    missing = splits[splits["sample"].isin(lost)]
+    missing = plan.splits[plan.splits["sample"].isin(lost)]
     blanks = [
-        blank_rows([lost[sample]], source.cohort.classes, method=method, run=run, fold=fold)
+        blank_rows([lost[sample]], plan.classes, method=method, run=run, fold=fold)
         for sample, run, fold in zip(missing["sample"], missing["run"], missing["fold"], strict=True)
         for method in settings.study.methods
     ]
@@ -201,6 +217,7 @@ def _metrics(
     samples: pd.DataFrame,
     cells: pd.DataFrame,
     source: Source,
+    plan: Protocol,
     evaluated: frozenset[str] | None,
     settings: Settings,
 ) -> dict[str, Any]:
@@ -208,11 +225,9 @@ def _metrics(
     from hemomil.describe import read_obs
 
     def measured(names: frozenset[str] | None) -> dict[str, Any]:
-        rows = samples[samples["predicted"].notna()]
-        rows = rows if names is None else rows[rows["sample"].isin(names)]
         return study_metrics(
-            rows,
-            source.cohort.classes,
+            _told(samples, names),
+            plan.classes,
             control=settings.control,
             seed=settings.seed,
             n_boot=settings.study.bootstrap,

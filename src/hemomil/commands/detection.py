@@ -115,7 +115,7 @@ def detect_train(
     from hemomil.detect import train_detector
 
     told = _train_settings(settings or {})
-    _refuse_training(output, coco, simulated, start, complete)
+    _refuse_training(output, coco, simulated, start, complete, told)
     first = _first_detector(start, told)
     examples = annotated_examples(coco, categories, images, told.seed)
     if complete and first is not None:
@@ -155,7 +155,12 @@ def _train_settings(changes: Mapping[str, Any]) -> "TrainSettings":
 
 
 def _refuse_training(
-    output: Path, coco: Sequence[Path], simulated: int, start: str | None, complete: bool
+    output: Path,
+    coco: Sequence[Path],
+    simulated: int,
+    start: str | None,
+    complete: bool,
+    settings: "TrainSettings",
 ) -> None:
     """Raise for what cannot be trained, before anything is drawn or read."""
     if not coco and not simulated:
@@ -166,6 +171,8 @@ def _refuse_training(
         raise SettingsError(
             "--complete needs a detector that draws what is missing", hint="add --from shipped"
         )
+    if settings.average and start is None:
+        raise SettingsError("--average needs weights to average with", hint="add --from shipped")
 
 
 def _first_detector(start: str | None, settings: "TrainSettings") -> "Detector | None":

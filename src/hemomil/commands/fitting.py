@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hemomil.commands.settings import Settings
 from hemomil.errors import SettingsError
 from hemomil.novelty import Calibration
-from hemomil.types import Bag, Cohort
+from hemomil.types import Bag
 
 if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
@@ -25,13 +25,14 @@ def fit(
     return model, Calibration.fit(scores, patients, samples)
 
 
-def refuse_unlearnable(cohort: Cohort, settings: Settings) -> None:
-    """Raise SettingsError where the labels leave nothing to learn."""
-    classes = cohort.classes
-    if settings.control not in classes:
+def refuse_unlearnable(classes: Sequence[str], control: str) -> None:
+    """Raise SettingsError where the classes leave nothing to learn."""
+    if control not in classes:
         raise SettingsError(
-            f"no sample has the control class {settings.control!r}; the labels are {', '.join(classes)}",
+            f"no sample has the control class {control!r}; the labels are {', '.join(classes)}",
             hint="name the healthy class with --control",
         )
     if len(classes) < 2:
-        raise SettingsError("every sample has the same label", hint="a diagnosis needs at least two classes")
+        raise SettingsError(
+            "every sample to learn from has the same label", hint="a diagnosis needs at least two classes"
+        )

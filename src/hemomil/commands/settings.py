@@ -18,6 +18,8 @@ from hemomil.mil import METHODS, MILSettings
 
 THRESHOLD = "threshold"
 """The detector without a network."""
+EACH = "each"
+"""Leave out every disease in turn."""
 PRESET_FEATURES = {"default": ("shape",), "paper": ("roi",)}
 
 
@@ -32,6 +34,10 @@ class StudySettings(BaseModel):
     folds: int = Field(3, ge=2, description="Folds of the cross-validation.")
     runs: int = Field(5, ge=1, description="Repeats with other folds and other random streams.")
     group: str = Field("patient", description="Column whose values a split never separates.")
+    leave_out: tuple[str, ...] = Field(
+        (), description="Classes never trained on and scored as unseen; `each`: every disease in turn."
+    )
+    site_out: bool = Field(False, description="Every site is a fold, tested by models of the other sites.")
     evaluate_on: str = Field(
         "", description="COLUMN=VALUE: metrics only over these samples; training uses all."
     )
@@ -49,6 +55,9 @@ class Settings(BaseModel):
     method: str = Field("default", description="Method that `train` fits.")
     features: tuple[Kind, ...] = Field(("shape",), description="What describes a cell; several are joined.")
     features_key: str = Field("", description="obsm key of brought features; empty: X.")
+    country: str = Field(
+        "", description="ISO 3166 code, three letters: whose electricity the CO2 of a run is reckoned with."
+    )
     exclude: tuple[str, ...] = Field((), description="COLUMN=VALUE: samples set aside.")
     skip_unreadable: bool = Field(False, description="Leave out images that cannot be read, and say so.")
     detector: str = Field(

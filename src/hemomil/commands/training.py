@@ -41,7 +41,7 @@ def train(
     """
     source = load_source(manifest, settings, cells=cells)
     settings = settings_for(source, settings)
-    refuse_unlearnable(source.cohort, settings)
+    refuse_unlearnable(source.cohort.classes, settings.control)
     run = open_run(output, "train", settings, source.inputs, force=force)
     with run.filling():
         store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))

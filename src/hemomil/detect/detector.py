@@ -20,6 +20,7 @@ from torchvision.ops import batched_nms
 
 from hemomil.detect import stored
 from hemomil.detect.examples import CLASSES, RED, Mask
+from hemomil.detect.kinds import in_doubt_red
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
 from hemomil.detect.scale import guess_diameter, resize
@@ -293,7 +294,8 @@ class Detector:
         results, _ = self.net.roi_heads(pyramid, proposals, images.image_sizes)
         align = roi_align(self._levels(), MAP_SIZE)
         parts = []
-        for place, (row, result) in enumerate(zip(rows.tolist(), results, strict=True)):
+        for place, (row, found) in enumerate(zip(rows.tolist(), results, strict=True)):
+            result = in_doubt_red(found, self.nominal)
             kept = self._kept(result, tiles, row)
             level_maps = {name: level[place : place + 1] for name, level in pyramid.items()}
             boxes = result["boxes"][kept]

@@ -24,8 +24,10 @@ CLASSES = ("red cell", "white cell", "platelet")
 """What a detector learns to tell apart; only red cells are what it is for."""
 RED = 1
 """Label of a red cell: labels count from 1 in the order of CLASSES, 0 is background."""
+WHITE = 2
+"""Label of a white cell."""
 _OTHERS = {
-    r"white (blood )?cells?|wbcs?|leu[ck]ocytes?": CLASSES.index("white cell") + 1,
+    r"white (blood )?cells?|wbcs?|leu[ck]ocytes?": WHITE,
     r"platelets?|thrombocytes?|plts?": CLASSES.index("platelet") + 1,
 }
 """How annotators call what is not a red cell."""

@@ -74,6 +74,12 @@ class TrainSettings(BaseModel):
         le=1,
         description="Share of the steps after which batch-norm statistics stand still.",
     )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the first weights in the result: what they knew of other cameras is kept.",
+    )
     clip: float = Field(default=5.0, gt=0, description="Largest norm of the gradient.")
     zoom: tuple[float, float] = Field(
         default=(0.6, 1.6), description="Range of the random scale around the nominal one."

@@ -42,10 +42,15 @@ def train_detector(
 
     `start` gives the first weights (random if not given) and the kinds that are told apart. With
     `checkpoint`, the state is written there every `settings.every` steps and taken up if it is there.
-    Examples without masks teach boxes only.
+    Examples without masks teach boxes only. With `settings.average`, the result is the mean, so weighted, of
+    the first weights and those learned (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903): a detector that
+    learns from few images forgets other cameras, and the mean hardly does.
 
-    Raises SettingsError if there is no example with cells, or `start` is of another backbone.
+    Raises SettingsError if there is no example with cells, `start` is of another backbone, or there is no
+    `start` to average with.
     """
+    if settings.average and start is None:
+        raise SettingsError("there are no first weights to average with", hint="give --from, or no --average")
     classes = start.classes if start else CLASSES
     groups = _groups(example.of_kinds(len(classes)) for example in examples)
     net = _first_net(settings, start).to(pick_device(settings.device), memory_format=torch.channels_last)
@@ -61,6 +66,8 @@ def train_detector(
             numbers |= _score(net, settings, classes, held_out)
         if progress:
             progress(step + 1, numbers)
+    if start is not None:
+        _average(net, start.net, settings.average)
     return _detector(net, settings, classes)
 
 
@@ -71,6 +78,14 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * (step + 1) / warmup
     share = (step - warmup) / max(1, settings.steps - warmup)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _average(net: MaskRCNN, first: MaskRCNN, share: float) -> None:
+    """Move every weight by this share of the way back to where it began."""
+    began = first.state_dict()
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(began[name].to(value), share)
 
 
 def _groups(examples: Iterable[Example]) -> tuple[list[Example], ...]:

@@ -68,7 +68,7 @@ def _context(tables: RunTables, read_image: ReadImage, settings: ReportSettings)
     why, compared = reasons(tables, cells_with_reasons(tables, settings))
     colours = scales(tables.cells)
     views = Views(tables, pictures, colours, why, settings)
-    figures = {name: data_uri("image/svg+xml", svg) for name, svg in write_figures(tables).items()}
+    figures = {name: data_uri("image/svg+xml", svg) for name, svg in write_figures(tables, pictures).items()}
     samples, gallery = list(views.samples()), views.gallery()
     return {
         "about": tables.about,

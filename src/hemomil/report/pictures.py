@@ -46,19 +46,34 @@ class Pictures:
 
     def field(self, image: str, boxes: Float[np.ndarray, "N 4"], widest: int) -> Picture | None:
         """The part of the image that holds the boxes, with a margin, at most `widest` pixels wide."""
-        pixels = self._read(image)
-        if pixels is None:
+        found = self.part(image, boxes)
+        if found is None:
             return None
-        x0, y0, x1, y1 = _around(boxes, pixels.shape[0], pixels.shape[1])
-        part = Image.fromarray(pixels[y0:y1, x0:x1])
+        pixels, x0, y0 = found
+        part = Image.fromarray(pixels)
         if part.width > widest:
             part = part.resize(
                 (widest, max(1, round(part.height * widest / part.width))), Image.Resampling.LANCZOS
             )
-        return Picture(uri=_jpeg(part), x0=x0, y0=y0, width=x1 - x0, height=y1 - y0)
+        return Picture(uri=_jpeg(part), x0=x0, y0=y0, width=pixels.shape[1], height=pixels.shape[0])
+
+    def part(
+        self, image: str, boxes: Float[np.ndarray, "N 4"]
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], int, int] | None:
+        """The part of the image that holds the boxes, with a margin, and its left and upper edge."""
+        pixels = self._read(image)
+        if pixels is None:
+            return None
+        x0, y0, x1, y1 = _around(boxes, pixels.shape[0], pixels.shape[1])
+        return pixels[y0:y1, x0:x1], x0, y0
 
     def cell(self, image: str, box: Box, side: int) -> str | None:
         """The cell in the middle of a square that keeps its shape, as a data URI."""
+        pixels = self.square(image, box, side)
+        return None if pixels is None else _jpeg(Image.fromarray(pixels))
+
+    def square(self, image: str, box: Box, side: int) -> UInt8[np.ndarray, "side side 3"] | None:
+        """The same as pixels."""
         pixels = self._read(image)
         if pixels is None or not np.isfinite(box).all():
             return None
@@ -68,7 +83,7 @@ class Pictures:
         padded, shift = _padded(pixels, square)
         x0, y0, x1, y1 = (value + shift for value in square)
         part = Image.fromarray(padded).resize((side, side), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
-        return _jpeg(part)
+        return np.asarray(part)
 
     def _read_uncached(self, image: str) -> UInt8[np.ndarray, "H W 3"] | None:
         if not image:

@@ -6,33 +6,18 @@ Axes: S samples, K classes, P patients, B bootstrap draws.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
-from hemomil.errors import SettingsError
 from hemomil.stats.draws import MIN_PATIENTS, Resampled, estimate, patient_draws
 from hemomil.stats.ranking import rank_draws
+from hemomil.stats.reliability import calibration_metrics
+from hemomil.stats.scored import Scored, indices
 from hemomil.types import Estimate
 
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "macro_auprc")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """Samples with their true class, the class called, and the probabilities, as indices."""
-
-    truth: Int[np.ndarray, "S"]
-    called: Int[np.ndarray, "S"]
-    probabilities: Float[np.ndarray, "S K"]
-    patients: Int[np.ndarray, "S"]
-    """Column of each sample's patient in the draws."""
-
-    def patients_where(self, rows: Bool[np.ndarray, "S"]) -> int:
-        """How many patients these rows belong to."""
-        return len(np.unique(self.patients[rows]))
 
 
 def classification_metrics(
@@ -45,16 +30,19 @@ def classification_metrics(
     seed: int,
     n_boot: int = 1000,
 ) -> dict[str, Estimate]:
-    """Accuracy, balanced accuracy, macro F1, AUROC and AUPRC, and the last two per class.
+    """Accuracy, balanced accuracy, macro F1, AUROC and AUPRC, the last two per class, and calibration.
 
-    Keys: `OVERALL`, `auroc_<class>`, `auprc_<class>`, and where no patient has two labels each of `OVERALL`
-    with `_patient` (probabilities averaged over the patient's samples). Raises SettingsError for a label
-    that is not among `classes`.
+    Keys: `OVERALL`, `auroc_<class>`, `auprc_<class>`, `brier` and `ece` (see `calibration_metrics`), and
+    where no patient has two labels each of `OVERALL` with `_patient` (probabilities averaged over the
+    patient's samples). Raises SettingsError for a label that is not among `classes`.
 
     Notes
     -----
     Intervals are 95 % percentile intervals over patients drawn with replacement; at a value of 0 or 1 they
-    have no width, and with few patients (under 20, say) they are somewhat too narrow.
+    have no width, and with few patients (under 20, say) they are somewhat too narrow. In simulated cohorts
+    (`benchmarks/coverage.py`) they covered the truth in 91 to 98 % with two classes and 20 to 134 patients.
+    A macro number is as good as its smallest class: with 3 patients of 71 in one class, each with one sample,
+    those of macro AUPRC covered it in 77 % (with four samples each, 90 %).
     AUROC and AUPRC are one class against the rest. With two classes the macro number is that of the class
     which is not `control`. The macro numbers average every class present in `truth`, small ones included, so
     that they mean what published ones mean. The numbers of a single class are not estimable (value None)
@@ -73,31 +61,19 @@ def classification_metrics(
     return {name: estimate(metric) for name, metric in found.items()}
 
 
-def indices(values: Sequence[str], names: Sequence[str]) -> Int[np.ndarray, "S"]:
-    """Position of each value among the names; SettingsError for one that is not there."""
-    position = {name: index for index, name in enumerate(names)}
-    strange = sorted(set(values) - set(position))
-    if strange:
-        raise SettingsError(
-            f"labels {', '.join(map(repr, strange))} are not among the classes {', '.join(map(repr, names))}",
-            hint="set these samples aside with --exclude, or score them as unseen with --leave-out",
-        )
-    return np.array([position[value] for value in values], dtype=np.int64)
-
-
 def resampled_metrics(
     scored: Scored, classes: Sequence[str], *, control: str, draws: Int[np.ndarray, "B P"]
 ) -> dict[str, Resampled]:
     """Every metric of `classification_metrics` on the samples and on each draw of their patients."""
-    whole = _sample_metrics(scored, classes, control, draws)
-    by_patient = _one_row_a_patient(scored)
+    whole = sample_metrics(scored, classes, control, draws) | calibration_metrics(scored, draws)
+    by_patient = one_row_a_patient(scored)
     if by_patient is None:
         return whole
-    means = _sample_metrics(by_patient, classes, control, draws)
+    means = sample_metrics(by_patient, classes, control, draws)
     return whole | {f"{name}_patient": means[name] for name in OVERALL}
 
 
-def _one_row_a_patient(scored: Scored) -> Scored | None:
+def one_row_a_patient(scored: Scored) -> Scored | None:
     """Probabilities averaged over each patient's samples; None where a patient has two labels."""
     patients, first, row = np.unique(scored.patients, return_index=True, return_inverse=True)
     if (scored.truth != scored.truth[first][row]).any():
@@ -110,9 +86,10 @@ def _one_row_a_patient(scored: Scored) -> Scored | None:
     )
 
 
-def _sample_metrics(
+def sample_metrics(
     scored: Scored, classes: Sequence[str], control: str, draws: Int[np.ndarray, "B P"]
 ) -> dict[str, Resampled]:
+    """`OVERALL` and the AUROC and AUPRC of each class, taking a row for a sample."""
     per_class = [_class_metrics(scored, index, draws) for index in range(len(classes))]
     metrics = _label_metrics(scored, draws)
     for position, name in enumerate(("auroc", "auprc")):
@@ -131,7 +108,7 @@ def _sample_metrics(
 def _label_metrics(scored: Scored, draws: Int[np.ndarray, "B P"]) -> dict[str, Resampled]:
     n = scored.patients_where(np.ones(len(scored.truth), dtype=bool))
     values = _label_values(scored) if n >= MIN_PATIENTS else (np.nan,) * 3
-    drawn = _label_draws(_confusion_draws(scored, draws))
+    drawn = label_draws(confusion_draws(scored, draws))
     return {
         name: Resampled(value=value, draws=draw, n=n)
         for name, value, draw in zip(OVERALL[:3], values, drawn, strict=True)
@@ -147,7 +124,7 @@ def _label_values(scored: Scored) -> tuple[float, float, float]:
     )
 
 
-def _confusion_draws(scored: Scored, draws: Int[np.ndarray, "B P"]) -> Float[np.ndarray, "B K K"]:
+def confusion_draws(scored: Scored, draws: Int[np.ndarray, "B P"]) -> Float[np.ndarray, "B K K"]:
     """Confusion matrix (truth, called) of each draw: sums of the patients' own matrices."""
     n_classes = scored.probabilities.shape[1]
     per_patient = np.zeros((draws.shape[1], n_classes, n_classes))
@@ -155,7 +132,8 @@ def _confusion_draws(scored: Scored, draws: Int[np.ndarray, "B P"]) -> Float[np.
     return np.tensordot(draws.astype(np.float64), per_patient, axes=1)
 
 
-def _label_draws(confusion: Float[np.ndarray, "B K K"]) -> tuple[Float[np.ndarray, "B"], ...]:
+def label_draws(confusion: Float[np.ndarray, "B K K"]) -> tuple[Float[np.ndarray, "B"], ...]:
+    """Accuracy, balanced accuracy and macro F1 of each draw."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     support, called = confusion.sum(axis=2), confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):

@@ -3,7 +3,7 @@
 Axes: S samples, K classes, P patients, B bootstrap draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from hemomil.errors import SettingsError
-from hemomil.stats.classification import Scored, indices, resampled_metrics
+from hemomil.stats.classification import resampled_metrics
 from hemomil.stats.draws import Resampled, estimate, mean_of_runs, over_runs, patient_draws
+from hemomil.stats.scored import Scored, groups, scored_runs
 from hemomil.types import Estimate
 
 
@@ -29,8 +30,8 @@ def study_metrics(
     patients = sorted(set(samples["patient"]))
     draws = patient_draws(len(patients), n_boot, seed=seed)
     return {
-        method: over_runs(list(_by_run(rows, classes, patients, control, draws).values()))
-        for method, rows in _groups(samples, "method").items()
+        method: over_runs(_metrics(scored_runs(rows, classes, patients).values(), classes, control, draws))
+        for method, rows in groups(samples, "method").items()
     }
 
 
@@ -49,19 +50,21 @@ def paired_difference(
 
     The interval is that of the difference: far narrower than the two intervals suggest, since both methods
     meet the same easy and hard patients. Raises SettingsError where the two did not score the same samples.
+    `compare_methods` does this for all methods and metrics, and tests each difference.
     """
     rows = {name: samples[samples["method"] == name] for name in (method, reference)}
-    _same_samples(method, rows[method], reference, rows[reference])
+    check_paired(method, rows[method], reference, rows[reference])
     patients = sorted(set(rows[method]["patient"]))
     draws = patient_draws(len(patients), n_boot, seed=seed)
     first, second = (
-        mean_of_runs([run[metric] for run in _by_run(rows[name], classes, patients, control, draws).values()])
+        mean_metrics(scored_runs(rows[name], classes, patients).values(), classes, control, draws)[metric]
         for name in (method, reference)
     )
-    return estimate(Resampled(value=first.value - second.value, draws=first.draws - second.draws, n=first.n))
+    return estimate(minus(first, second))
 
 
-def _same_samples(method: str, table: pd.DataFrame, reference: str, other: pd.DataFrame) -> None:
+def check_paired(method: str, table: pd.DataFrame, reference: str, other: pd.DataFrame) -> None:
+    """SettingsError unless both methods scored the same samples in the same runs."""
     first, second = (set(zip(rows["run"], rows["sample"], strict=True)) for rows in (table, other))
     if first != second or not first:
         raise SettingsError(
@@ -71,30 +74,20 @@ def _same_samples(method: str, table: pd.DataFrame, reference: str, other: pd.Da
         )
 
 
-def _groups(table: pd.DataFrame, column: str) -> dict[Any, pd.DataFrame]:
-    """The rows of each value, in the order in which the values first appear."""
-    return {value: table[table[column] == value] for value in table[column].unique()}
+def mean_metrics(
+    runs: Collection[Scored], classes: Sequence[str], control: str, draws: Int[np.ndarray, "B P"]
+) -> dict[str, Resampled]:
+    """Every metric of `classification_metrics`, averaged over the runs of a method draw by draw."""
+    found = _metrics(runs, classes, control, draws)
+    return {name: mean_of_runs([run[name] for run in found]) for name in found[0]}
 
 
-def _by_run(
-    rows: pd.DataFrame,
-    classes: Sequence[str],
-    patients: Sequence[str],
-    control: str,
-    draws: Int[np.ndarray, "B P"],
-) -> dict[Any, dict[str, Resampled]]:
-    return {
-        run: resampled_metrics(_scored(table, classes, patients), classes, control=control, draws=draws)
-        for run, table in _groups(rows, "run").items()
-    }
+def minus(first: Resampled, second: Resampled) -> Resampled:
+    """The difference of two metrics on the same patients and draws."""
+    return Resampled(value=first.value - second.value, draws=first.draws - second.draws, n=first.n)
 
 
-def _scored(table: pd.DataFrame, classes: Sequence[str], patients: Sequence[str]) -> Scored:
-    # sorted, so that sums run in one order whatever the order of the rows
-    table = table.sort_values("sample", kind="stable")
-    return Scored(
-        truth=indices(table["label"].tolist(), classes),
-        called=indices(table["predicted"].tolist(), classes),
-        probabilities=table[[f"prob_{name}" for name in classes]].to_numpy(dtype=np.float64),
-        patients=indices(table["patient"].tolist(), patients),
-    )
+def _metrics(
+    runs: Collection[Scored], classes: Sequence[str], control: str, draws: Int[np.ndarray, "B P"]
+) -> list[dict[str, Resampled]]:
+    return [resampled_metrics(run, classes, control=control, draws=draws) for run in runs]

@@ -1,0 +1,45 @@
+"""Where the jobs of a study run: on this machine, or on the workers of a Dask cluster."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from joblib import parallel_config
+
+from hemomil.errors import SettingsError
+
+PATIENCE = 10
+"""Seconds until a scheduler that does not answer is given up."""
+
+
+def workers(address: str | None) -> AbstractContextManager[None]:
+    """A block in which joblib's jobs run on the workers of the Dask scheduler at `address`; None: here.
+
+    Connects at once. The workers need the same hemomil and the same files under the same paths. A job whose
+    worker is lost is done again by another one.
+
+    Raises SettingsError where Dask is not installed, or nothing answers at the address.
+    """
+    return nullcontext() if address is None else _on(_connected(address))
+
+
+def _connected(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise SettingsError(
+            "a cluster needs Dask, which is not installed", hint="pip install 'hemomil[cluster]'"
+        ) from error
+    try:
+        return Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"no Dask scheduler answers at {address!r}: {error}",
+            hint="start one with `dask scheduler`, and give the address that it prints (tcp://host:8786)",
+        ) from error
+
+
+@contextmanager
+def _on(client: Any) -> Iterator[None]:
+    with client, parallel_config(backend="dask", client=client):
+        yield
