@@ -36,7 +36,7 @@ docs: $(STAMP)      ## docs/commands.md from the commands themselves
 
 constraints:        ## lock the versions, without addresses
 	uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --python-version 3.11 --extra dev --quiet -o constraints.txt pyproject.toml
+	  --python-version 3.11 --extra dev --extra energy --quiet -o constraints.txt pyproject.toml
 
 clean:
 	rm -rf .venv demo
