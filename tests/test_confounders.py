@@ -403,14 +403,13 @@ def test_over_all_patients_of_nih_colour_tells_and_over_matched_ones_it_does_not
     settings = commands.resolve_settings()
     source = load_source(real_data / "nih_malaria" / "manifest.csv", settings)
     from hemomil.commands.cells import prepare
-    from hemomil.commands.cross_validation import split
+    from hemomil.commands.protocol import protocol
 
     run = a_run(tmp_path / "run")
     facts = gather_facts(source, prepare(source, run, SILENT, jobs=2), run, SILENT, jobs=2)
     labels = {s.sample: s.label for s in source.cohort.samples}
-    table = confounder_predictions(
-        facts.table, labels, split(source, settings)[0], source.cohort.classes, seed=0
-    )
+    splits = protocol(source.cohort, settings).splits
+    table = confounder_predictions(facts.table, labels, splits, source.cohort.classes, seed=0)
     matched = {s.sample for s in source.cohort.samples if s.metadata["group"] == "infected"}
     everyone = auroc(scored(table, source.cohort.classes), "only mean colour")
     paired = auroc(scored(table[table["sample"].isin(matched)], source.cohort.classes), "only mean colour")

@@ -131,8 +131,8 @@ def place_unseen(
     taken = {patient: int(number) for (_, patient, _), number in zip(known, fold, strict=True)}
     free = sorted({patient for _, patient, _ in unseen} - set(taken))
     order = stream(seed, "unseen", run).permutation(len(free))
-    dealt = {free[row]: place % n_folds for place, row in enumerate(order.tolist())}
-    return np.array([(taken | dealt)[patient] for _, patient, _ in unseen], dtype=np.int64)
+    place = taken | {free[row]: turn % n_folds for turn, row in enumerate(order.tolist())}
+    return np.array([place[patient] for _, patient, _ in unseen], dtype=np.int64)
 
 
 def _refuse_few(samples: Sequence[FoldUnit], n_folds: int, group: str) -> None:

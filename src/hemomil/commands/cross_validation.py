@@ -26,6 +26,7 @@ from hemomil.commands.table1 import write_table1
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
 from hemomil.commands.workers import workers
 from hemomil.files import write_json, written_whole
+from hemomil.report.tables import shown_method
 from hemomil.stats import (
     confounder_notices,
     confounder_predictions,
@@ -75,7 +76,7 @@ def study(
         with run.timed("confounders"):
             confounded = _confounders(source, store, plan, run, talk, n_jobs)
         metrics["confounders"] = _confounder_metrics(confounded, plan, evaluated, settings)
-        shown = "default" if "default" in settings.study.methods else settings.study.methods[-1]
+        shown = shown_method(settings.study.methods)
         run.notices.extend(confounder_notices(metrics["methods"], metrics["confounders"], shown))
         write_table(run.path / "confounders.csv", confounded)
         write_table(run.path / "splits.csv", plan.splits)
@@ -171,14 +172,11 @@ def _read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFra
     methods = run.settings.study.methods
     jobs = sorted(plan.jobs(methods), key=lambda job: (methods.index(job.method), job.run, job.fold))
     folders = [(run.work / "jobs" / job.name, job.left_out) for job in jobs]
-    return (
-        pd.concat(
-            [pd.read_parquet(f / "samples.parquet").assign(left_out=c) for f, c in folders], ignore_index=True
-        ),
-        pd.concat(
-            [pd.read_parquet(f / "cells.parquet").assign(left_out=c) for f, c in folders], ignore_index=True
-        ),
+    samples, cells = (
+        pd.concat([pd.read_parquet(f / name).assign(left_out=c) for f, c in folders], ignore_index=True)
+        for name in ("samples.parquet", "cells.parquet")
     )
+    return samples, cells
 
 
 def _apart(table: pd.DataFrame, plan: Protocol) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -49,14 +49,14 @@ class Protocol:
     def jobs(self, methods: Sequence[str]) -> list[Job]:
         """Every job, in the order runs, folds, methods; those without a disease last."""
         return [
-            self._job(method, run, fold, left_out, methods)
+            self._job(method, run, fold, left_out)
             for left_out in (None, *self.each)
             for run in sorted(self.splits["run"].unique().tolist())
             for fold in range(self.n_folds)
             for method in methods
         ]
 
-    def _job(self, method: str, run: int, fold: int, left_out: str | None, methods: Sequence[str]) -> Job:
+    def _job(self, method: str, run: int, fold: int, left_out: str | None) -> Job:
         of_run = self.splits[self.splits["run"] == run]
         untaught = {*self.never, left_out}
         train = of_run["sample"][of_run["fold"] != fold]

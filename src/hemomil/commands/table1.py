@@ -43,11 +43,15 @@ def table1(
 ) -> Table1:
     """The metrics and differences of a study, side by side."""
     reference = reference_method(list(metrics))
-    best = _clearly_best(samples, classes, metrics, settings)
-    compared = _compared(samples, classes, reference, settings) if reference else {}
+    leaders = {key: leader for key in _keys(metrics) if (leader := _highest(metrics, key)) is not None}
+    against = sorted({reference, *leaders.values()}) if reference else []
+    found = {name: _compared(samples, classes, name, settings) for name in against}
+    best = {key: leader for key, leader in leaders.items() if _clearly_best(found.get(leader, {}), key)}
     of_class = samples.groupby("label")["patient"].nunique()
     return Table1(
-        rows=pd.DataFrame(list(_rows(metrics, compared, best)), columns=list(COLUMNS)),
+        rows=pd.DataFrame(
+            list(_rows(metrics, found[reference] if reference else {}, best)), columns=list(COLUMNS)
+        ),
         reference=reference,
         runs=samples["run"].nunique(),
         patients=samples["patient"].nunique(),
@@ -91,21 +95,10 @@ def _apart(found: Difference | None) -> dict[str, Any]:
     }
 
 
-def _clearly_best(
-    samples: pd.DataFrame,
-    classes: Sequence[str],
-    metrics: Mapping[str, Mapping[str, Any]],
-    settings: Settings,
-) -> dict[str, str]:
-    """By metric, the method that has the highest value and differs from every other; most have none."""
-    leaders = {key: leader for key in _keys(metrics) if (leader := _highest(metrics, key)) is not None}
-    found = {name: _compared(samples, classes, name, settings) for name in sorted(set(leaders.values()))}
-    others = {name: [method for method in metrics if method != name] for name in found}
-    return {
-        key: leader
-        for key, leader in leaders.items()
-        if others[leader] and all(_clear(found[leader][method, key]) for method in others[leader])
-    }
+def _clearly_best(compared: Compared, metric: str) -> bool:
+    """Whether the reference of these comparisons differs from every other method; not where there is none."""
+    others = [found for (_, key), found in compared.items() if key == metric]
+    return bool(others) and all(map(_clear, others))
 
 
 def _keys(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -23,7 +23,7 @@ from hemomil.detect.examples import CLASSES, RED, Mask
 from hemomil.detect.kinds import in_doubt_red
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
-from hemomil.detect.scale import guess_diameter, resize
+from hemomil.detect.scale import ENOUGH, SURE, guess_diameter, resize
 from hemomil.detect.settings import Backbone, DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
 from hemomil.types import Detections
@@ -32,10 +32,6 @@ FIRST_LOOK = 640
 """Longer side, in pixels, at which an image is looked at whose cell size cannot be guessed."""
 SAMPLE = 512
 """Side, at the network's scale, of the middle that tells the size of the cells of an image in tiles."""
-ENOUGH = 5
-"""Cells that must be found before their size overrules the guess."""
-SURE = 0.5
-"""Score of a cell that counts for that."""
 TOLERANCE = 1.25
 """A guess within this factor of the cells found is left as it is."""
 MOST_ZOOM = 4.0

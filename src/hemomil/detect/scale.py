@@ -20,6 +20,10 @@ SMALLEST, LARGEST = 6.0, 256.0
 """Plausible diameters in the shrunken image."""
 ROUND = 0.8
 """Roundness (4 pi area / perimeter^2) of a cell that lies alone; two that touch have less."""
+ENOUGH = 5
+"""Cells that must be found before their size overrules the guess."""
+SURE = 0.5
+"""Score of a red cell that counts for that, and needs no support."""
 ENOUGH_ALONE = 4
 """So many round things tell the size of cells."""
 

@@ -1,6 +1,5 @@
 """How figures are printed: widths of columns, sizes of type, colours that the colour-blind tell apart."""
 
-import io
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,5 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
         ("png", {"dpi": DPI, "metadata": {"Software": None}}),
     ):
         with written_whole(folder / f"{name}.{kind}") as part:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, **options)
-            part.write_bytes(buffer.getvalue())
+            figure.savefig(part, format=kind, **options)
     return (folder / f"{name}.svg").read_bytes()

@@ -176,7 +176,12 @@ def _in_order(found: Sequence[str], listed: Sequence[str]) -> tuple[str, ...]:
 def _choose_method(methods: tuple[str, ...], wanted: str | None) -> str:
     if wanted is not None and wanted not in methods:
         raise RunFolderError(f"method {wanted!r} is not in this run", hint=f"it has {', '.join(methods)}")
-    return wanted or ("default" if "default" in methods else methods[-1])
+    return wanted or shown_method(methods)
+
+
+def shown_method(methods: Sequence[str]) -> str:
+    """The method that a page shows in detail where none is asked for."""
+    return "default" if "default" in methods else methods[-1]
 
 
 def _classes(samples: pd.DataFrame, about: Mapping[str, Any], control: str) -> tuple[str, ...]:
