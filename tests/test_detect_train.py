@@ -6,7 +6,7 @@ import torch
 
 from hemomil.detect import Detector, Example, TrainSettings, evaluate_detector, train_detector
 from hemomil.detect.augment import random_crop
-from hemomil.detect.train import learning_rate
+from hemomil.detect.train import _in_bfloat16, learning_rate
 from hemomil.errors import ModelError, SettingsError
 from hemomil.streams import stream
 from test_detect import discs
@@ -146,3 +146,11 @@ def test_the_result_lies_between_what_was_learned_and_what_was_known():
 def test_there_must_be_something_to_average_with():
     with pytest.raises(SettingsError, match="no first weights"):
         train_detector([discs(0)], TINY.model_copy(update={"average": 0.5}))
+
+
+@pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16", None])
+def test_bfloat16_is_left_alone_on_a_processor_without_instructions_for_it(capability, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, capability: True})
+    assert _in_bfloat16(torch.device("cpu"), TrainSettings()) is (capability is not None)
+    assert _in_bfloat16(torch.device("cpu"), TrainSettings(bfloat16=True))
+    assert not _in_bfloat16(torch.device("cpu"), TrainSettings(bfloat16=False))

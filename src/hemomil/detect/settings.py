@@ -84,9 +84,9 @@ class TrainSettings(BaseModel):
     zoom: tuple[float, float] = Field(
         default=(0.6, 1.6), description="Range of the random scale around the nominal one."
     )
-    bfloat16: bool = Field(
-        default=True,
-        description="Forward pass in bfloat16 (autocast); slow on a CPU without instructions for it.",
+    bfloat16: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Forward pass in bfloat16 (autocast). auto: where the processor has instructions for it.",
     )
     every: int = Field(
         default=250, ge=1, description="Steps between measurements on held-out examples and checkpoints."
