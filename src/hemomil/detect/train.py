@@ -165,7 +165,7 @@ def _losses(net: MaskRCNN, crops: list[Crop], settings: TrainSettings) -> dict[s
 
 
 def _in_bfloat16(device: torch.device, settings: TrainSettings) -> bool:
-    """Whether the forward pass is in bfloat16: slower by ten times or more where a CPU has no instructions."""
+    """Whether the forward pass is in bfloat16: slower by ten times or more where a CPU lacks instructions."""
     if settings.bfloat16 != "auto":
         return settings.bfloat16
     if device.type == "cpu":
