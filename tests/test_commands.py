@@ -390,6 +390,14 @@ def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp
     np.testing.assert_array_equal(before, after)
 
 
+def test_roi_maps_are_kept_on_request_though_no_method_reads_them(cohort, tmp_path):
+    settings = quick(**{"describe.kinds": ["shape", "roi"]})
+    commands.train(
+        cohort / "manifest.csv", tmp_path / "run", settings=settings, cells=cohort / "cells.csv", jobs=1
+    )
+    assert set(read_zarr(tmp_path / "run" / "cells.zarr").obsm) == {"shape", "roi"}
+
+
 def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(cohort, tmp_path):
     commands.detect(cohort / "manifest.csv", tmp_path / "cells", settings=quick())
     table = pd.read_csv(tmp_path / "cells" / "cells.csv")

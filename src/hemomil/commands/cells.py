@@ -112,7 +112,7 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
             writer.write(slice(None), "embedding", values)
         return
     cells, detector, diameters = source.cells, None, {}
-    if cells is None or "roi" in run.settings.features:
+    if cells is None or "roi" in run.settings.kinds:
         detector = open_detector(run.settings)
     if cells is None:
         assert detector is not None
@@ -187,7 +187,7 @@ def _describe(
     """
     from hemomil.describe import StoreWriter
 
-    kinds = tuple(dict.fromkeys((*run.settings.describe.kinds, *run.settings.features)))
+    kinds = run.settings.kinds
     paths, versions = image_paths(source.cohort), {"roi": detector.fingerprint} if detector else {}
     with StoreWriter(store, cells, source.cohort, kinds, versions=versions, resume=True) as writer:
         fast = tuple(kind for kind in kinds if kind in ("shape", "crop"))

@@ -68,6 +68,11 @@ class Settings(BaseModel):
     mil: MILSettings = MILSettings.preset("default")
     study: StudySettings = StudySettings()
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What is kept of a cell: what is asked for, and what the method reads."""
+        return tuple(dict.fromkeys((*self.describe.kinds, *self.features)))
+
 
 def resolve_settings(
     *, config: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
@@ -115,7 +120,7 @@ def _check_features(features: Sequence[str]) -> None:
 
 
 def _check_network(settings: Settings) -> None:
-    if settings.detector == THRESHOLD and "roi" in (*settings.features, *settings.describe.kinds):
+    if settings.detector == THRESHOLD and "roi" in settings.kinds:
         raise SettingsError(
             f"RoI maps need a network, and --detector {THRESHOLD} has none",
             hint="use --features shape, or another detector",
