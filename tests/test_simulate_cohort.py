@@ -93,12 +93,25 @@ def test_a_patient_does_not_depend_on_the_other_patients(folder, tmp_path):
 
 
 def test_more_samples_and_images_leave_the_earlier_ones_as_they_were(folder, tmp_path):
-    more = {"patients": {"hs": 1}, "samples": 3, "images": 3}
+    more = {"patients": {"hs": 1}, "samples": {"hs": 3}, "images": 3}
     simulate(tmp_path / "more", SMALL.model_copy(update=more))
     before, after = digests(folder), digests(tmp_path / "more")
     shared = {name for name in before if name.startswith("images/")} & set(after)
     assert len(shared) == 4
     assert all(before[name] == after[name] for name in shared)
+
+
+def test_classes_may_differ_in_samples_per_patient(tmp_path):
+    settings = SMALL.model_dump() | {"samples": {"control": 1, "scd": 3, "hs": 2}, "images": 1}
+    simulate(tmp_path / "cohort", SimulateSettings.model_validate(settings))
+    counts = manifest(tmp_path / "cohort").groupby("patient").agg(label=("label", "first"), n=("sample", "size"))
+    assert counts.groupby("label")["n"].unique().map(list).to_dict() == {"control": [1], "scd": [3], "hs": [2]}
+
+
+def test_samples_are_asked_for_of_every_class_or_of_each():
+    assert SimulateSettings(samples=5).samples["thal"] == 5
+    with pytest.raises(ValueError, match="each class of patients"):
+        SimulateSettings(samples={"control": 2})
 
 
 def test_file_names_and_row_order_tell_nothing_of_the_truth(folder):

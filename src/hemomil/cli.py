@@ -105,7 +105,7 @@ def simulate(
     output: Output,
     seed: Seed = None,
     patients: Annotated[str | None, typer.Option(help="Patients per class: control=6,scd=3,…")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples per patient.", min=1)] = None,
+    samples: Annotated[str | None, typer.Option(help="Samples per patient: N, or control=2,scd=4,…")] = None,
     images: Annotated[int | None, typer.Option(help="Images per sample.", min=1)] = None,
     quiet: Quiet = False,
 ) -> None:

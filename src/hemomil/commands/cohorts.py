@@ -34,11 +34,20 @@ def simulate(output: Path, *, settings: SimulateSettings | None = None, talk: Ta
 def simulation(
     seed: int | None = None,
     patients: str | None = None,
-    samples: int | None = None,
+    samples: str | None = None,
     images: int | None = None,
 ) -> SimulateSettings:
-    """Settings of a simulated cohort from what the command line gives; `patients` like `control=6,scd=3`."""
-    given = {"seed": seed, "samples": samples, "images": images, "patients": _counts(patients)}
+    """Settings of a simulated cohort from what the command line gives.
+
+    `patients` like `control=6,scd=3`; `samples` like that, or one number for every class.
+    """
+    one = samples is not None and "=" not in samples
+    given = {
+        "seed": seed,
+        "samples": samples if one else _counts("--samples", samples),
+        "images": images,
+        "patients": _counts("--patients", patients),
+    }
     try:
         return SimulateSettings.model_validate(
             {key: value for key, value in given.items() if value is not None}
@@ -50,13 +59,13 @@ def simulation(
         ) from None
 
 
-def _counts(text: str | None) -> dict[str, str] | None:
+def _counts(flag: str, text: str | None) -> dict[str, str] | None:
     """`control=6,scd=3` as a mapping; SettingsError where it is not that."""
     if text is None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(equals for _, equals, _ in pairs):
-        raise SettingsError(f"--patients {text!r} is not CLASS=N,CLASS=N", hint="for example control=6,scd=3")
+        raise SettingsError(f"{flag} {text!r} is not CLASS=N,CLASS=N", hint="for example control=6,scd=3")
     return {name.strip(): count.strip() for name, _, count in pairs}
 
 

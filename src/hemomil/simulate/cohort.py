@@ -71,7 +71,7 @@ def _write_cohort(
     rows: list[dict[str, str]] = []
     cells: list[pd.DataFrame] = []
     coco = CocoTruth()
-    total = len(patients) * settings.samples * settings.images
+    total = settings.images * sum(settings.samples[patient.label] for patient in patients)
     for row, field in _fields(patients, settings):
         _write_pictures(folder, row["image"], field, settings.jpeg_quality)
         coco.add(row["image"], field)
@@ -89,7 +89,7 @@ def _fields(patients: list[Patient], settings: SimulateSettings) -> Iterator[tup
     """Every image of the cohort with its row of the manifest."""
     suffix = "png" if settings.jpeg_quality is None else "jpg"
     for patient in patients:
-        for sample in range(settings.samples):
+        for sample in range(settings.samples[patient.label]):
             name = f"{patient.patient}-s{sample + 1}"
             for image in range(settings.images):
                 names = (patient.label, f"patient-{patient.number}", f"sample-{sample}", f"image-{image}")

@@ -1,8 +1,8 @@
 """What a simulated field and a simulated cohort are made from: frozen settings with units."""
 
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 RGB = tuple[float, float, float]
 
@@ -158,7 +158,10 @@ class SimulateSettings(Settings):
     patients: dict[Disorder, int] = Field(
         default={"control": 12, "scd": 6, "thal": 3, "xero": 4, "hs": 6}, description="patients per class"
     )
-    samples: int = Field(default=2, ge=1, description="blood samples per patient")
+    samples: dict[Disorder, Annotated[int, Field(ge=1)]] = Field(
+        default=dict.fromkeys(get_args(Disorder), 2),
+        description="blood samples per patient, by class; a number alone is for every class",
+    )
     images: int = Field(default=4, ge=1, description="images per sample")
     cells: tuple[int, int] = Field(default=(12, 45), description="red cells per image, fewest and most")
     prevalence: dict[Disorder, float] = Field(
@@ -198,6 +201,11 @@ class SimulateSettings(Settings):
     white_cells: float = Field(default=0.05, ge=0, description="expected number of white cells per image")
     jpeg_quality: int | None = Field(default=92, ge=30, le=100, description="of the image files; none: PNG")
 
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _of_every_class(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else dict.fromkeys(get_args(Disorder), value)
+
     @model_validator(mode="after")
     def _possible(self) -> "SimulateSettings":
         low, high = self.cells
@@ -205,6 +213,8 @@ class SimulateSettings(Settings):
             raise ValueError(f"cells is {low} to {high}: give the fewest, at least 1, before the most")
         if min(self.patients.values(), default=0) < 0 or sum(self.patients.values()) < 1:
             raise ValueError(f"patients is {self.patients}: give at least one patient")
+        if not set(self.patients) <= set(self.samples):
+            raise ValueError(f"samples is {self.samples}: give a number for each class of patients")
         if not all(0 <= share <= 1 for share in self.prevalence.values()):
             raise ValueError(f"prevalence is {self.prevalence}: a share lies between 0 and 1")
         return self
