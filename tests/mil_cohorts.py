@@ -41,7 +41,12 @@ def make_roi_cohort(seed, n=6, *, classes=("control", "sickle", "target")):
 
 def without_cell(bag, n):
     """The bag with cell n really deleted."""
-    keep = [i for i in range(len(bag)) if i != n]
+    return without_cells(bag, [n])
+
+
+def without_cells(bag, cells):
+    """The bag with these cells really deleted."""
+    keep = [i for i in range(len(bag)) if i not in set(cells)]
     ids = tuple(bag.cell_ids[i] for i in keep)
     return Bag(
         sample=bag.sample, patient=bag.patient, label=bag.label, features=bag.features[keep], cell_ids=ids

@@ -19,6 +19,8 @@ from hemomil.errors import FeaturesError, HemomilError, RunFolderError, Settings
 METHODS = ("att", "default")
 QUICK = {"study.methods": METHODS, "study.runs": 1, "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 3}
 
+TABLES = ("splits.csv", "samples.csv", "cells.parquet", "deletion.csv", "metrics.json")
+
 
 def quick(**flags: object) -> object:
     return commands.resolve_settings(flags={**QUICK, **flags})
@@ -36,7 +38,7 @@ def test_a_study_leaves_every_file_of_the_design(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "run.json", "settings.toml", "cells.zarr", "splits.csv", "samples.csv", "cells.parquet",
-        "metrics.json", "figures", "report.html", "curves.json", "confounders.csv",
+        "metrics.json", "figures", "report.html", "curves.json", "confounders.csv", "deletion.csv",
         "table1.csv", "table1.html", "table1.tex", "table1.txt",
     }  # fmt: skip
 
@@ -82,6 +84,42 @@ def test_every_sample_is_predicted_once_by_every_method(finished, cohort):
     np.testing.assert_allclose(samples.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
 
 
+def test_every_sample_has_a_deletion_curve_of_the_class_called(finished):
+    samples, curves = (pd.read_csv(finished / f"{name}.csv") for name in ("samples", "deletion"))
+    assert list(curves) == [
+        *("sample", "patient", "label", "fold", "run", "method", "predicted", "k"),
+        *("probability", "without_top", "without_random"),
+    ]
+    cells = pd.read_parquet(finished / "cells.parquet").groupby(["method", "sample"]).size()
+    for (method, sample), rows in curves.groupby(["method", "sample"]):
+        assert rows["k"].tolist() == [k for k in (1, 2, 4, 8) if k < cells[method, sample]]
+    both = curves.merge(samples, on=["sample", "method"], suffixes=("", "_said"))
+    assert len(both) == len(curves)
+    assert set(zip(curves["sample"], curves["method"], strict=True)) == set(
+        cells[cells > 1].index.swaplevel()
+    )
+    assert (both["predicted"] == both["predicted_said"]).all()
+    np.testing.assert_allclose(both["probability"], both.filter(like="prob_").max(axis=1))
+    gains = (curves["without_random"] - curves["without_top"]).groupby([curves["method"], curves["sample"]])
+    metrics = json.loads((finished / "metrics.json").read_text())["deletion"]
+    for method, gain in gains.mean().groupby("method").mean().items():
+        assert metrics[method]["deletion_gain"]["value"] == pytest.approx(gain)
+        assert gain > 0
+
+
+def test_numbers_of_one_site_are_of_its_patients_while_the_tables_have_all(cohort, tmp_path):
+    manifest = pd.read_csv(cohort / "manifest.csv", dtype=str)
+    site = manifest["site"].iloc[0]
+    settings = quick(**{"study.evaluate_on": f"site={site}", "study.methods": ("mean",)})
+    metrics = commands.study(
+        cohort / "manifest.csv", tmp_path / "run", settings=settings, cells=cohort / "cells.csv", jobs=1
+    )
+    theirs = manifest.loc[manifest["site"] == site, "patient"].nunique()
+    assert metrics["deletion"]["mean"]["deletion_gain"]["n"] == theirs
+    curves = pd.read_csv(tmp_path / "run" / "deletion.csv")
+    assert theirs < curves["patient"].nunique() == manifest["patient"].nunique()
+
+
 def test_no_patient_is_in_two_folds(finished):
     splits = pd.read_csv(finished / "splits.csv")
     folds = splits.drop_duplicates(["run", "patient", "fold"])
@@ -110,7 +148,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(finishe
     commands.study(
         cohort / "manifest.csv", tmp_path / "run", settings=quick(), cells=cohort / "cells.csv", jobs=2
     )
-    for name in ("splits.csv", "samples.csv", "cells.parquet", "metrics.json"):
+    for name in TABLES:
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
@@ -127,7 +165,7 @@ def test_a_killed_run_resumes_to_the_same_tables(finished, cohort, tmp_path):
     process.wait()
     assert not (run / "run.json").exists()
     commands.study(cohort / "manifest.csv", run, settings=quick(), cells=cohort / "cells.csv", jobs=1)
-    for name in ("splits.csv", "samples.csv", "cells.parquet", "metrics.json"):
+    for name in TABLES:
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from hemomil.errors import ModelError
 from hemomil.mil import METHODS, AnomalyMIL, MILSettings
 from hemomil.mil.explanation import log_odds
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence, LogSumExpPooling, MaxPooling, mean_without_each
 from hemomil.types import Bag
-from mil_cohorts import make_cohort, without_cell
+from mil_cohorts import make_cohort, without_cell, without_cells
 
 QUICK = {"epochs": 2, "members": 2}
 VARIANTS = [(method, {}) for method in METHODS] + [
@@ -62,6 +63,24 @@ def test_contribution_is_what_really_deleting_the_cell_takes_away(model, cohort)
         for n in range(len(bag)):
             lost = odds(bag) - odds(without_cell(bag, n))
             assert whole.contribution[n] == pytest.approx(lost, abs=2e-4, rel=1e-4)
+
+
+def test_a_bag_without_cells_is_judged_as_if_they_had_never_been_there(model, cohort, monkeypatch):
+    rng = np.random.default_rng(0)
+    for bag in (bag for bag in cohort[:6] if len(bag) > 2):
+        sizes = [0, 1, 1, 2, len(bag) - 1]
+        sets = [rng.choice(len(bag), size=size, replace=False) for size in sizes]
+        expected = model.predict_proba([without_cells(bag, cells) for cells in sets])
+        found = model.predict_without(bag, sets)
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-6)
+        monkeypatch.setattr("hemomil.mil.model.VECTOR_CHUNK", 2 * len(bag))  # two sets at a time
+        np.testing.assert_allclose(model.predict_without(bag, sets), found, atol=1e-7)
+        assert model.predict_without(bag, []).shape == (0, 3)
+
+
+def test_a_bag_cannot_be_judged_without_all_its_cells(model, cohort):
+    with pytest.raises(ModelError, match="no other cells"):
+        model.predict_without(cohort[0], [np.arange(len(cohort[0]))])
 
 
 def test_packed_bags_are_judged_like_one_bag_at_a_time(model, cohort):

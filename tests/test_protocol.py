@@ -166,6 +166,7 @@ def test_diseases_left_out_are_in_tables_of_their_own_and_told_from_health(tmp_p
     told = metrics["unseen"]["xero"]["mean"]
     assert told["auroc_abnormal_probability"]["value"] > 0.8  # it shares a sign with the diseases seen
     assert set(pd.read_parquet(run / "unseen_cells.parquet")["label"]) == {"control", "xero"}
+    assert set(pd.read_csv(run / "deletion.csv")["sample"]) == set(samples["sample"])
 
 
 def test_each_disease_is_left_out_beside_the_study_which_stays_as_it_was(tmp_path):
@@ -173,7 +174,7 @@ def test_each_disease_is_left_out_beside_the_study_which_stays_as_it_was(tmp_pat
     plain, each = tmp_path / "plain", tmp_path / "each"
     commands.study(file, plain, settings=quick(), jobs=1)
     metrics = commands.study(file, each, settings=quick(**{"study.leave_out": ("each",)}), jobs=2)
-    for name in ("samples.csv", "splits.csv", "cells.parquet"):
+    for name in ("samples.csv", "splits.csv", "cells.parquet", "deletion.csv"):
         assert (plain / name).read_bytes() == (each / name).read_bytes(), name
     assert list(metrics["unseen"]) == ["hs", "scd", "xero"]
     unseen = pd.read_csv(each / "unseen.csv")

@@ -14,7 +14,8 @@ from hemomil.commands.curves import write_curves
 from hemomil.report import figures, printed
 from hemomil.report.cells_figure import ACROSS, cells_figure, figure_scales, typical_sample
 from hemomil.report.class_figures import class_figure
-from hemomil.report.evidence import read_evidence
+from hemomil.report.deletion_figure import deletion_figure
+from hemomil.report.evidence import Curve, read_evidence
 from hemomil.report.figures import write_figures
 from hemomil.report.pictures import Pictures
 from hemomil.report.score_figures import score_figure, unseen_figure
@@ -24,7 +25,7 @@ from test_report import CLASSES, change_json, estimate, make_run, read_image
 
 ALL = {
     *("methods", "classes", "roc", "precision-recall", "reliability"),
-    *("confusion", "cells", "scores", "unseen"),
+    *("confusion", "cells", "scores", "unseen", "deletion"),
 }
 LONG = (
     *("control", "sickle cell disease", "hereditary spherocytosis"),
@@ -34,13 +35,21 @@ TWELVE = (
     *("mean", "max", "lse", "instance", "anomaly-quantiles", "placebo", "att", "att+sic"),
     *("anomaly", "anomaly+att", "anomaly+att+sic", "default"),
 )
+DELETION = {name: {"deletion_gain": estimate(0.3125)} for name in ("att", "default")}
+
+
+def deleted_of(samples):
+    """deletion.csv of these samples: nothing is lost at random, a twentieth with each cell said to count."""
+    told = samples[["sample", "patient", "label", "run", "method", "predicted"]].assign(probability=0.9)
+    parts = [told.assign(k=k, without_top=0.9 - k / 20, without_random=0.9) for k in (1, 2, 4, 8)]
+    return pd.concat(parts)
 
 
 def add_evidence(run):
     """What `study --leave-out each` writes beside the tables of a run."""
     samples = pd.read_csv(run / "samples.csv", dtype={"patient": str})
     samples["patient"] = samples["sample"]  # one label each, and enough patients
-    write_curves(run, samples, CLASSES, seed=0)
+    write_curves(run, samples, deleted_of(samples), CLASSES, seed=0)
     cells = pd.read_parquet(run / "cells.parquet")
     label = cells["sample"].map(samples.drop_duplicates("sample").set_index("sample")["label"])
     cells = cells.assign(label=label, patient=cells["sample"])
@@ -60,7 +69,7 @@ def add_evidence(run):
     for own in metrics["methods"].values():
         own |= {f"{m}_{c}": estimate(0.75) | {"sd_runs": 0.02} for m in ("auroc", "auprc") for c in CLASSES}
         own |= {"ece": estimate(0.1), "brier": estimate(0.2)}
-    (run / "metrics.json").write_text(json.dumps(metrics | {"unseen": unseen}))
+    (run / "metrics.json").write_text(json.dumps(metrics | {"unseen": unseen, "deletion": DELETION}))
     return run
 
 
@@ -278,11 +287,34 @@ def test_a_curve_has_the_area_of_the_metric(run, tables):
     assert curve.share == pytest.approx(1 / 3, abs=1e-3)
 
 
+def test_a_deletion_curve_falls_as_the_table_says_and_names_its_gain(tables):
+    top, random = read_evidence(tables).deletion["default"]
+    assert top.value == pytest.approx([0.9, 0.85, 0.8, 0.7, 0.5])
+    assert random.value == pytest.approx([0.9] * 5)
+    assert said(made(tables)["deletion"]).count("gain 0.31 [0.23, 0.39]") == 2
+
+
+def test_deletion_curves_of_twelve_methods_stay_legible(tables):
+    rng = stream(0, "deletion")
+    curves = {name: tuple(any_curve(0.85 - rng.uniform(0, fall)) for fall in (0.4, 0.1)) for name in TWELVE}
+    with matplotlib.rc_context(printed.STYLE):
+        figure = deletion_figure(tables, curves)
+    assert figure.get_size_inches()[1] / printed.MM < 247
+    assert_legible(figure)
+
+
+def any_curve(end):
+    x = np.array([0, 1, 2, 4, 8.0])
+    value = 0.85 + (end - 0.85) * x / 8
+    return Curve(x=x, value=value, low=value - 0.05, high=value + 0.05, n=20, share=np.nan)
+
+
 def test_a_class_of_few_patients_has_no_curve(tmp_path):
     run = make_run(tmp_path, samples=30)
     samples = pd.read_csv(run / "samples.csv", dtype={"patient": str})
     one = samples["sample"].where(samples["label"] != "sickle", "all of them")
-    write_curves(run, samples.assign(patient=one), CLASSES, seed=0)
+    samples = samples.assign(patient=one)
+    write_curves(run, samples, deleted_of(samples), CLASSES, seed=0)
     evidence = read_evidence(read_run(run))
     assert np.isnan(evidence.roc["sickle"].value).all()
     assert np.isfinite(evidence.roc["control"].value).all()

@@ -23,13 +23,22 @@ from hemomil.commands.run_folder import RunFolder, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.table1 import write_table1
-from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
+from hemomil.commands.tables import (
+    blank_rows,
+    cell_rows,
+    deletion_rows,
+    sample_rows,
+    write_cells,
+    write_table,
+)
 from hemomil.commands.workers import workers
+from hemomil.explain import deletion_curve
 from hemomil.files import write_json, written_whole
 from hemomil.report.tables import shown_method
 from hemomil.stats import (
     confounder_notices,
     confounder_predictions,
+    deletion_metrics,
     instance_metrics,
     study_metrics,
     unseen_metrics,
@@ -68,11 +77,16 @@ def study(
             store = prepare(source, run, talk, jobs=n_jobs)
             with run.timed("study"), where:
                 _run_jobs(store, plan, run, talk, n_jobs)
-        samples, cell_table = _read_jobs(plan, run)
+        samples, cell_table, deleted = _read_jobs(plan, run)
         samples = _with_blanks(samples, source, plan, settings)
         seen, unseen = _apart(samples, plan)
         seen_cells, unseen_cells = _apart(cell_table, plan)
+        deleted, _ = _apart(deleted, plan)
+        told_deleted = _chosen(deleted, evaluated)
         metrics = _metrics(store, seen, seen_cells, source, plan, evaluated, settings)
+        metrics["deletion"] = deletion_metrics(
+            told_deleted, seed=settings.seed, n_boot=settings.study.bootstrap
+        )
         with run.timed("confounders"):
             confounded = _confounders(source, store, plan, run, talk, n_jobs)
         metrics["confounders"] = _confounder_metrics(confounded, plan, evaluated, settings)
@@ -82,6 +96,7 @@ def study(
         write_table(run.path / "splits.csv", plan.splits)
         write_table(run.path / "samples.csv", seen.drop(columns="left_out"))
         write_cells(run.path / "cells.parquet", seen_cells.drop(columns="left_out"))
+        write_table(run.path / "deletion.csv", deleted.drop(columns="left_out"))
         if len(unseen):
             metrics["unseen"] = unseen_metrics(
                 unseen,
@@ -94,7 +109,7 @@ def study(
             write_cells(run.path / "unseen_cells.parquet", unseen_cells)
         write_json(run.path / "metrics.json", metrics)
         told = _told(seen, evaluated)
-        write_curves(run.path, told, plan.classes, seed=settings.seed)
+        write_curves(run.path, told, told_deleted, plan.classes, seed=settings.seed)
         write_table1(run.path, told, plan.classes, metrics["methods"], settings)
         run.facts.update(classes=plan.classes, control=settings.control, methods=settings.study.methods)
         with run.timed("report"):
@@ -116,7 +131,7 @@ def _confounders(
 def _confounder_metrics(
     samples: pd.DataFrame, plan: Protocol, evaluated: frozenset[str] | None, settings: Settings
 ) -> dict[str, Any]:
-    rows = samples if evaluated is None else samples[samples["sample"].isin(evaluated)]
+    rows = _chosen(samples, evaluated)
     if not len(rows):
         return {}
     return study_metrics(
@@ -143,7 +158,7 @@ def _run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int
 
 
 def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
-    """Fit on the training samples, predict the test samples, keep both tables."""
+    """Fit on the training samples, predict the test samples, check their explanations, keep the tables."""
     import torch
 
     from hemomil.describe import read_bags, read_obs
@@ -158,8 +173,14 @@ def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
     told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
     samples = sample_rows(test, predictions, calibration, **told)
     cells = cell_rows(test, predictions, calibration, read_obs(store), **told)
-    with written_whole(keep / job.name / "samples.parquet") as part:
-        samples.to_parquet(part, index=False)
+    curves = [
+        deletion_curve(model.predict_without, bag, said, seed=settings.seed)
+        for bag, said in zip(test, predictions, strict=True)
+    ]
+    deleted = deletion_rows(test, predictions, curves, **told)
+    for name, table in (("samples", samples), ("deletion", deleted)):
+        with written_whole(keep / job.name / f"{name}.parquet") as part:
+            table.to_parquet(part, index=False)
     write_cells(keep / job.name / "cells.parquet", cells)
 
 
@@ -167,16 +188,16 @@ def _finished(folder: Path) -> bool:
     return (folder / "cells.parquet").exists()  # written last
 
 
-def _read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Samples and cells of all jobs, by method, run and fold; `left_out` names the class left out."""
+def _read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Samples, cells, deletion curves of all jobs, by method, run, fold; `left_out`: the class left out."""
     methods = run.settings.study.methods
     jobs = sorted(plan.jobs(methods), key=lambda job: (methods.index(job.method), job.run, job.fold))
     folders = [(run.work / "jobs" / job.name, job.left_out) for job in jobs]
-    samples, cells = (
+    samples, cells, deleted = (
         pd.concat([pd.read_parquet(f / name).assign(left_out=c) for f, c in folders], ignore_index=True)
-        for name in ("samples.parquet", "cells.parquet")
+        for name in ("samples.parquet", "cells.parquet", "deletion.parquet")
     )
-    return samples, cells
+    return samples, cells, deleted
 
 
 def _apart(table: pd.DataFrame, plan: Protocol) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -193,8 +214,12 @@ def _apart(table: pd.DataFrame, plan: Protocol) -> tuple[pd.DataFrame, pd.DataFr
 
 def _told(samples: pd.DataFrame, names: frozenset[str] | None) -> pd.DataFrame:
     """Rows that predict something, of these samples only if they are named."""
-    told = samples[samples["predicted"].notna()]
-    return told if names is None else told[told["sample"].isin(names)]
+    return _chosen(samples[samples["predicted"].notna()], names)
+
+
+def _chosen(table: pd.DataFrame, names: frozenset[str] | None) -> pd.DataFrame:
+    """Rows of these samples only, if they are named."""
+    return table if names is None else table[table["sample"].isin(names)]
 
 
 def _with_blanks(samples: pd.DataFrame, source: Source, plan: Protocol, settings: Settings) -> pd.DataFrame:
@@ -238,9 +263,11 @@ def _metrics(
     if evaluated is not None:
         metrics["methods_on_all_samples"] = measured(None)
     if "cell_label" in cells and cells["cell_label"].notna().any():
-        chosen = cells if evaluated is None else cells[cells["sample"].isin(evaluated)]
         metrics["instances"] = instance_metrics(
-            chosen, control=settings.control, seed=settings.seed, n_boot=settings.study.bootstrap // 2
+            _chosen(cells, evaluated),
+            control=settings.control,
+            seed=settings.seed,
+            n_boot=settings.study.bootstrap // 2,
         )
     if source.truth_cells is not None and source.cells is None:
         metrics["detection"] = detection_quality(

@@ -6,11 +6,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hemomil.explain import DeletionCurve
 from hemomil.files import write_text, written_whole
 from hemomil.novelty import Calibration, benjamini_hochberg
 from hemomil.types import Bag, Prediction, Sample
 
 CELL_COLUMNS = ("cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1")
+DELETION_COLUMNS = {
+    "sample": "object",
+    "patient": "object",
+    "label": "object",
+    "fold": "Int64",
+    "run": "Int64",
+    "method": "object",
+    "predicted": "object",
+    "k": "int64",
+    "probability": "float64",
+    "without_top": "float64",
+    "without_random": "float64",
+}
 
 
 def sample_rows(
@@ -85,6 +99,24 @@ def cell_rows(
     return table.assign(
         method=method, run=pd.array([run] * len(table), "Int64"), fold=pd.array([fold] * len(table), "Int64")
     )
+
+
+def deletion_rows(
+    bags: Sequence[Bag],
+    predictions: Sequence[Prediction],
+    curves: Sequence[DeletionCurve],
+    *,
+    method: str,
+    run: int,
+    fold: int,
+) -> pd.DataFrame:
+    """One row per sample and number of cells taken out (k); none of a bag of one."""
+    rows = [
+        (bag.sample, bag.patient, bag.label, fold, run, method, said.predicted, k, curve.probability, *points)
+        for bag, said, curve in zip(bags, predictions, curves, strict=True)
+        for k, *points in zip(curve.k, curve.without_top, curve.without_random, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(DELETION_COLUMNS)).astype(DELETION_COLUMNS)
 
 
 def _cells_of(bag: Bag, said: Prediction, calibration: Calibration) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def check_explanations(
     ][:CHECKED_SAMPLES]
     checks = [
         deletion_check(
-            trained.model.predict_proba, bag, said.contribution, k=DELETED, seed=trained.settings.seed
+            trained.model.predict_without, bag, said.contribution, k=DELETED, seed=trained.settings.seed
         )
         for bag, said in ill
     ]

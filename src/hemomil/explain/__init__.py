@@ -1,5 +1,5 @@
 """Which cells made the diagnosis, and whether that explanation holds. No torch."""
 
-from hemomil.explain.deletion import DeletionCheck, deletion_check
+from hemomil.explain.deletion import DELETED, DeletionCheck, DeletionCurve, deletion_check, deletion_curve
 
-__all__ = ["DeletionCheck", "deletion_check"]
+__all__ = ["DELETED", "DeletionCheck", "DeletionCurve", "deletion_check", "deletion_curve"]

@@ -1,6 +1,6 @@
 """Check an explanation by acting on it: without the cells that are said to count, does the diagnosis fall?
 
-Axes: S bags, K classes, N cells.
+Axes: S sets of cells, K classes, N cells, D sizes of sets.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +11,13 @@ from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 
 from hemomil.streams import stream
-from hemomil.types import Bag
+from hemomil.types import Bag, Prediction
 
-Predict = Callable[[list[Bag]], Float[np.ndarray, "S K"]]
-"""Class probabilities of bags; for example the predict_proba of a fitted model."""
+Predict = Callable[[Bag, Sequence[Int[np.ndarray, "_"]]], Float[np.ndarray, "S K"]]
+"""Class probabilities of a bag without each set of its cells; the predict_without of a fitted model."""
+
+DELETED = (1, 2, 4, 8)
+"""Cells taken out of a sample, point by point of its curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ def deletion_check(
 ) -> DeletionCheck:
     """Take out the k cells of highest contribution, k random ones (n_random times), and single ones.
 
-    All bags go to `predict` in one list. k is cut to N − 1: at least one cell stays. The cells left out
+    All sets go to `predict` in one list. k is cut to N − 1: at least one cell stays. The cells left out
     singly are a random choice of n_left_out.
 
     Notes
@@ -63,7 +66,8 @@ def deletion_check(
     singles = np.sort(rng.choice(len(bag), size=min(n_left_out, len(bag)) if k else 0, replace=False))
     top = np.argsort(-contribution, kind="stable")[:k]
     randoms = [rng.choice(len(bag), size=k, replace=False) for _ in range(n_random)]
-    probabilities = predict([bag, *(_without(bag, cells) for cells in [top, *randoms, *singles[:, None]])])
+    nothing = np.empty(0, dtype=np.int64)
+    probabilities = predict(bag, [nothing, top, *randoms, *singles[:, None]])
     chosen = probabilities[:, int(np.argmax(probabilities[0]))].astype(np.float64)
     falls, odds = chosen[0] - chosen[1 : 2 + n_random], _log_odds(chosen)
     return DeletionCheck(
@@ -78,19 +82,44 @@ def deletion_check(
     )
 
 
-def _without(bag: Bag, cells: Int[np.ndarray, "_"]) -> Bag:
-    keep = np.setdiff1d(np.arange(len(bag)), cells)
-    return Bag(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionCurve:
+    """The probability of the predicted class as more and more cells are taken out of one sample."""
+
+    sample: str
+    probability: float
+    """With all cells."""
+    k: tuple[int, ...]
+    """Cells taken out: those of `DELETED` that leave at least one; none in a bag of one."""
+    without_top: Float[np.ndarray, "D"]
+    """Without the k cells of highest contribution."""
+    without_random: Float[np.ndarray, "D"]
+    """Mean over random sets of k cells."""
+
+
+def deletion_curve(
+    predict: Predict, bag: Bag, said: Prediction, *, seed: int, n_random: int = 10
+) -> DeletionCurve:
+    """Follow the class that `said` calls while cells are taken out, by contribution and at random.
+
+    Each k has `n_random` sets of its own. They depend on the seed and the sample only: models that are
+    compared lose the same cells.
+    """
+    assert said.cell_ids == bag.cell_ids, "prediction and cells are not aligned"
+    sizes = tuple(k for k in DELETED if k < len(bag))
+    rng = stream(seed, "explain", "deletion-curve", bag.sample)
+    order = np.argsort(-said.contribution, kind="stable")
+    tops = [order[:k] for k in sizes]
+    randoms = [rng.choice(len(bag), size=k, replace=False) for k in sizes for _ in range(n_random)]
+    called = int(np.argmax(said.probabilities))
+    chosen = predict(bag, [*tops, *randoms])[:, called].astype(np.float64)
+    return DeletionCurve(
         sample=bag.sample,
-        patient=bag.patient,
-        label=bag.label,
-        features=bag.features[keep],
-        cell_ids=_at(bag.cell_ids, keep),
+        probability=float(said.probabilities[called]),
+        k=sizes,
+        without_top=chosen[: len(sizes)],
+        without_random=chosen[len(sizes) :].reshape(len(sizes), n_random).mean(axis=1),
     )
-
-
-def _at(names: Sequence[str], rows: Int[np.ndarray, "_"]) -> tuple[str, ...]:
-    return tuple(names[row] for row in rows)
 
 
 def _log_odds(probability: Float[np.ndarray, "S"]) -> Float[np.ndarray, "S"]:

@@ -1,12 +1,12 @@
 """What each cell of one bag counted: weight, attention, and the log-odds that the bag would lose without it.
 
-Axes: N cells, E networks averaged, K classes.
+Axes: N cells, S bags made of them, E networks averaged, K classes.
 """
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hemomil.mil.network import MILNetwork
@@ -33,6 +33,17 @@ def explain_bag(
         "contribution": _contribution(pairs, bag, bag_E1K, predicted),
         "cell_probabilities": cells_ENK.softmax(dim=2).mean(dim=0),
     }
+
+
+def pool_again(
+    members: Sequence[MILNetwork], evidence: Sequence[Evidence], kept: Sequence[Int64[Tensor, "_"]]
+) -> Float[Tensor, "S K"]:
+    """Class probabilities of the bags that hold these cells of one bag, pooled as one pack."""
+    bags = Segments.of_sizes([len(cells) for cells in kept], evidence[0].values.device)
+    rows = torch.cat(list(kept))
+    pairs = zip(members, evidence, strict=True)
+    logits_ESK = torch.stack([member.pooling(read.at(rows), bags) for member, read in pairs]).double()
+    return logits_ESK.softmax(dim=2).mean(dim=0)
 
 
 def _attention(pairs: Sequence[tuple[MILNetwork, Evidence]], bag: Segments) -> Float[Tensor, "N"]:

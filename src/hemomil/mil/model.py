@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.encoder import FeatureSpace, reads_maps
-from hemomil.mil.explanation import explain_bag
+from hemomil.mil.explanation import explain_bag, pool_again
 from hemomil.mil.network import MILNetwork, blank_network
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence, QuantilePooling
@@ -247,12 +247,30 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         A bag is judged by itself: to the last bit, its numbers do not depend on the bags judged with it.
         """
+        self._check(bags)
+        return [self._judge(bag) for bag in bags]
+
+    @torch.no_grad()
+    def predict_without(self, bag: Bag, sets: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "S K"]:
+        """Class probabilities of the bag without each of these sets of its cells (rows), as `predict_proba`.
+
+        The cells are read once for all sets. Raises ModelError where a set leaves no cell.
+        """
+        self._check([bag])
+        evidence, _ = self.core_.read(_tensor(bag.features))
+        at_once = max(1, VECTOR_CHUNK // len(bag))
+        found = [np.empty((0, len(self.classes_)))]
+        for start in range(0, len(sets), at_once):
+            kept = [_others(bag, cells).to(self.core_.device) for cells in sets[start : start + at_once]]
+            found.append(pool_again(self.core_.members, evidence, kept).cpu().numpy())
+        return np.concatenate(found)
+
+    def _check(self, bags: Sequence[Bag]) -> None:
         if not hasattr(self, "core_"):
             raise ModelError(
                 "this model has not learned anything yet", hint="call fit, or load a trained model"
             )
         check_bags(bags, self.feature_shape_)
-        return [self._judge(bag) for bag in bags]
 
     def _judge(self, bag: Bag) -> Prediction:
         evidence, distances = self.core_.read(_tensor(bag.features))
@@ -304,6 +322,18 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _report(progress: Progress, before: int, total: int, epoch: int) -> None:
     progress(before + epoch, total)
+
+
+def _others(bag: Bag, cells: Int[np.ndarray, "_"]) -> Int64[Tensor, "_"]:
+    """The rows of a bag that are not among these."""
+    stays = np.ones(len(bag), dtype=bool)
+    stays[cells] = False
+    if not stays.any():
+        raise ModelError(
+            f"sample {bag.sample!r} has no other cells than the {len(bag)} to be taken out",
+            hint="leave at least one cell: without cells there is nothing to judge",
+        )
+    return torch.from_numpy(np.flatnonzero(stays))
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
 """From the cells of a bag to class logits, and what the bag would say without each one of them.
 
-Axes: N cells of all bags, B bags, K classes, C channels of pooling weights, V values pooled, Q quantiles.
+Axes: N cells of all bags, B bags, K classes, C channels of pooling weights, V values pooled, Q quantiles,
+M some of the cells.
 
 `forward` pools, `weights` says with which weight, `without_each` gives in closed form the N bags that lack
 one cell each: O(N) work. A cell with more than half of its bag's weight is never subtracted (all digits would
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hemomil.mil.pack import Segments
@@ -37,6 +38,11 @@ class Evidence:
             torch.cat([chunk.channels for chunk in chunks]),
             torch.cat(first) if first else None,
         )
+
+    def at(self, rows: Int64[Tensor, "M"]) -> "Evidence":
+        """Of these cells only; a cell may be named more than once."""
+        instance = None if self.instance is None else self.instance[rows]
+        return Evidence(self.values[rows], self.channels[rows], instance)
 
 
 class Pooling(nn.Module, ABC):

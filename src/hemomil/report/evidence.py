@@ -30,7 +30,7 @@ class Curve:
     n: int
     """Patients."""
     share: float
-    """Of the samples that have the class: the precision of guessing."""
+    """Of the samples that have the class: the precision of guessing; NaN where no class is meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,14 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Of the method and run that are shown; empty where the run folder has no such file."""
+    """Of the method and run that are shown, unless it says otherwise; empty where there is no such file."""
 
     roc: Mapping[str, Curve] = field(default_factory=dict)
     """By class."""
     precision_recall: Mapping[str, Curve] = field(default_factory=dict)
     calibration: Calibration | None = None
+    deletion: Mapping[str, tuple[Curve, Curve]] = field(default_factory=dict)
+    """By method, of all: probability of the class called without the top cells, and without random ones."""
     unseen: Mapping[str, Any] = field(default_factory=dict)
     """Of metrics.json, by unseen class: estimates by name, and `instances`."""
     unseen_cells: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(NO_CELLS)))
@@ -61,7 +63,8 @@ class Evidence:
 
 def read_evidence(tables: RunTables) -> Evidence:
     """Read `curves.json`, `unseen_cells.parquet` and the unseen classes of metrics.json, as far as there."""
-    curves = _read(tables.folder / CURVES).get(tables.method, {})
+    everything = _read(tables.folder / CURVES)
+    curves = everything.get(tables.method, {})
     unseen = _read(tables.folder / "metrics.json").get("unseen") or {}
     return Evidence(
         roc={name: _curve(bands["roc"], bands["share"]) for name, bands in curves.get("classes", {}).items()},
@@ -70,6 +73,11 @@ def read_evidence(tables: RunTables) -> Evidence:
             for name, bands in curves.get("classes", {}).items()
         },
         calibration=_calibration(curves.get("reliability")),
+        deletion={
+            method: (_curve(bands["without_top"], np.nan), _curve(bands["without_random"], np.nan))
+            for method in tables.methods
+            if (bands := everything.get(method, {}).get("deletion"))
+        },
         unseen={name: methods[tables.method] for name, methods in unseen.items() if tables.method in methods},
         unseen_cells=_unseen_cells(tables),
     )

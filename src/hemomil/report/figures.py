@@ -1,7 +1,7 @@
 """The figures of a run, as SVG and PNG at the size at which they are printed.
 
 `methods`, `confusion`: here. `classes` (the paper's Figure 2), `cells` (3), `scores` (4), `unseen` (5), and
-`roc`, `precision-recall`, `reliability`: in the files named so. What a run does not have is not drawn.
+`roc`, `precision-recall`, `reliability`, `deletion`: in the files named so. What a run lacks is not drawn.
 
 Axes: K classes.
 """
@@ -19,6 +19,7 @@ from hemomil.report import printed
 from hemomil.report.cells_figure import cells_figure
 from hemomil.report.class_figures import class_figure, spread_bars
 from hemomil.report.curve_figures import precision_recall_figure, reliability_figure, roc_figure
+from hemomil.report.deletion_figure import deletion_figure
 from hemomil.report.evidence import Evidence, read_evidence
 from hemomil.report.pictures import Pictures
 from hemomil.report.printed import BLUE, INK, MM, QUIET, SMALL
@@ -59,6 +60,7 @@ def _figures(tables: RunTables, pictures: Pictures) -> Iterator[tuple[str, Figur
     yield "roc", roc_figure(tables, evidence.roc)
     yield "precision-recall", precision_recall_figure(tables, evidence.precision_recall)
     yield "reliability", reliability_figure(tables, evidence.calibration)
+    yield "deletion", deletion_figure(tables, evidence.deletion)
     yield "confusion", _confusion(confusion(tables)) if tables.labelled else None
     yield "cells", cells_figure(tables, pictures)
     yield "scores", score_figure(tables)

@@ -35,6 +35,8 @@ GLOSSARY = {
 }
 
 METRICS = {
+    "deletion_gain": "Probability of the predicted class that is lost without the cells said to count, "
+    "beyond what is lost without as many random ones; 0: they count no more than any.",
     "balanced_accuracy": "Share read correctly, averaged over classes, so that large classes count no more.",
     "accuracy": "Share of samples read correctly.",
     "f1": "Balance of missed and falsely named samples, averaged over classes; 1 is perfect.",

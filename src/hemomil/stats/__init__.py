@@ -4,6 +4,7 @@ from hemomil.stats.classification import OVERALL, classification_metrics, resamp
 from hemomil.stats.comparison import Difference, compare_methods, holm, patient_swaps
 from hemomil.stats.confounders import confounder_notices, confounder_predictions
 from hemomil.stats.curves import Band, precision_recall_band, roc_band
+from hemomil.stats.deletion import deletion_bands, deletion_metrics
 from hemomil.stats.draws import (
     MIN_PATIENTS,
     Resampled,
@@ -33,6 +34,8 @@ __all__ = [
     "compare_methods",
     "confounder_notices",
     "confounder_predictions",
+    "deletion_bands",
+    "deletion_metrics",
     "estimate",
     "estimate_dict",
     "holm",

@@ -3,7 +3,7 @@
 A patient is drawn with everything that is theirs, because samples and cells of one patient resemble each
 other: 40 samples of 4 patients are worth little more than 4 samples.
 
-Axes: B bootstrap draws, P patients.
+Axes: B bootstrap draws, P patients, S samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +50,17 @@ def estimate(metric: Resampled) -> Estimate:
         return Estimate(value=None, low=None, high=None, n=metric.n)
     low, high = np.nanpercentile(metric.draws, LEVELS)
     return Estimate(value=float(metric.value), low=float(low), high=float(high), n=metric.n)
+
+
+def mean_over_samples(
+    values: Float[np.ndarray, "S"], owners: Int[np.ndarray, "S"], draws: Int[np.ndarray, "B P"]
+) -> Resampled:
+    """Mean of a number of each sample, and on each draw of the patients who own them (columns of `draws`)."""
+    n = len(np.unique(owners))
+    weights = draws[:, owners].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ values) / weights.sum(axis=1)
+    return Resampled(value=float(values.mean()) if n >= MIN_PATIENTS else np.nan, draws=drawn, n=n)
 
 
 def mean_of_runs(runs: Sequence[Resampled]) -> Resampled:

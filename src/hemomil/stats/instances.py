@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from hemomil.stats.draws import MIN_PATIENTS, Resampled, over_runs, patient_draws
+from hemomil.stats.draws import MIN_PATIENTS, Resampled, mean_over_samples, over_runs, patient_draws
 from hemomil.stats.ranking import rank_draws
 
 SCORES = ("anomaly", "attention", "contribution", "abnormal_probability", "class_probability")
@@ -104,12 +104,7 @@ def _over_samples(cells: _Cells, values: Float[np.ndarray, "S"], draws: Int[np.n
     """Mean over the samples that have a value."""
     _, first = np.unique(cells.samples, return_index=True)
     known = np.isfinite(values)
-    owners = cells.patients[first][known]
-    n = len(np.unique(owners))
-    weights = draws[:, owners].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        drawn = (weights @ values[known]) / weights.sum(axis=1)
-    return Resampled(value=float(values[known].mean()) if n >= MIN_PATIENTS else np.nan, draws=drawn, n=n)
+    return mean_over_samples(values[known], cells.patients[first][known], draws)
 
 
 def within_aurocs(
