@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from hemomil.detect import Detector, DetectSettings, Example, evaluate_detector, read_coco_examples
 from hemomil.detect.detector import corrected
 from hemomil.detect.masks import cut_masks
-from hemomil.detect.scale import guess_diameter
+from hemomil.detect.scale import BLUE, guess_diameter
 from hemomil.detect.tally import pairs
 from hemomil.detect.tiles import lay_tiles, not_inside_a_better, owners
 from hemomil.errors import CellsError, ModelError
@@ -54,6 +54,13 @@ def untrained():
 def test_the_size_of_cells_is_guessed_within_a_quarter(diameter):
     image = discs(1, 5 * diameter, 7 * diameter, diameter, 12).image
     assert guess_diameter(image) == pytest.approx(diameter, rel=0.25)
+
+
+def test_the_size_of_yellow_cells_is_guessed_from_the_blue():
+    image = discs(1, 225, 315, 45, 12).image
+    image[..., :2] = 200 + image[..., :2] // 50
+    assert guess_diameter(image) is None
+    assert guess_diameter(image, BLUE) == pytest.approx(45, rel=0.25)
 
 
 def test_cells_found_correct_a_guess_that_was_far_off_only():

@@ -126,7 +126,9 @@ def test_shares_of_weight_and_probabilities_sum_to_one(model, cohort):
 
 def test_attention_is_nan_only_where_the_method_has_none(model, cohort):
     attention = model.predict_cells(cohort[:1])[0].attention
-    assert np.isnan(attention).all() == ("att" not in model.method and model.method != "placebo")
+    assert np.isnan(attention).all() == (
+        model.method in ("anomaly", "mean", "max", "lse", "instance", "anomaly-quantiles")
+    )
 
 
 def test_a_cell_with_all_the_weight_is_taken_out_exactly():

@@ -23,7 +23,7 @@ from hemomil.detect.examples import CLASSES, RED, Mask
 from hemomil.detect.kinds import in_doubt_red
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
-from hemomil.detect.scale import ENOUGH, SURE, guess_diameter, resize
+from hemomil.detect.scale import BLUE, ENOUGH, GREEN, SURE, guess_diameter, resize
 from hemomil.detect.settings import Backbone, DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
 from hemomil.types import Detections
@@ -60,6 +60,17 @@ class _Found:
 
     def _items(self) -> list[tuple[str, Tensor]]:
         return [(name, getattr(self, name)) for name in self.__slots__]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What came of a first guess at the size of cells."""
+
+    diameter: float
+    found: _Found | None
+    """All cells, if the whole image was searched at this diameter."""
+    enough: bool
+    """Enough cells were found to tell their size."""
 
 
 class Detector:
@@ -221,22 +232,34 @@ class Detector:
         """The diameter to search with; and what was found on the way, if the whole image was searched."""
         if self.settings.diameter is not None:
             return self.settings.diameter, None
-        first, sure = self._guess(image)
+        looks = (self._approach(image, *guess, with_maps=with_maps) for guess in self._guesses(image))
+        first = next(looks)
+        best = first if first.enough else next((look for look in looks if look.enough), first)
+        return best.diameter, best.found
+
+    def _approach(
+        self, image: UInt8[np.ndarray, "H W 3"], first: float, seen: bool, *, with_maps: bool
+    ) -> _Look:
+        """Looks from a first guess on until the cells found have the size searched for.
+
+        `seen`: the guess rests on something seen.
+        """
         guess = first
         for _ in range(MOST_LOOKS):
-            seen, found = self._sample(image, guess, with_maps=with_maps)
-            whole = found if seen.shape == image.shape else None
+            part, found = self._sample(image, guess, with_maps=with_maps)
+            whole = found if part.shape == image.shape else None
             boxes = found.boxes[found.scores >= SURE]
-            if len(boxes) >= ENOUGH:
+            enough = len(boxes) >= ENOUGH
+            if enough:
                 better = corrected(guess, boxes)
-            elif sure and guess / CLOSER >= self.nominal / MOST_ZOOM:
+            elif seen and guess / CLOSER >= self.nominal / MOST_ZOOM:
                 better = guess / CLOSER  # a crowd is taken for large cells
             else:
-                return first, whole if guess == first else None
+                return _Look(first, whole if guess == first else None, enough=False)
             if better == guess:
-                return guess, whole
+                return _Look(guess, whole, enough=True)
             guess = better
-        return guess if len(boxes) >= ENOUGH else first, None
+        return _Look(guess if enough else first, None, enough=enough)
 
     def _sample(
         self, image: UInt8[np.ndarray, "H W 3"], diameter: float, *, with_maps: bool
@@ -248,12 +271,12 @@ class Detector:
         with self._running():
             return middle, self._search(middle, diameter, with_maps=with_maps)
 
-    def _guess(self, image: UInt8[np.ndarray, "H W 3"]) -> tuple[float, bool]:
-        """A diameter to begin with, and whether anything was seen that it rests on."""
-        by_eye = guess_diameter(image)
-        side = max(image.shape[:2])
-        guess = by_eye if by_eye is not None else self.nominal * max(1.0, side / FIRST_LOOK)
-        return max(guess, self.nominal / MOST_ZOOM), by_eye is not None
+    def _guesses(self, image: UInt8[np.ndarray, "H W 3"]) -> list[tuple[float, bool]]:
+        """Diameters to begin with, best first, and whether anything was seen that they rest on."""
+        by_eye = [guess_diameter(image, channel) for channel in (GREEN, BLUE)]
+        seen = [max(guess, self.nominal / MOST_ZOOM) for guess in by_eye if guess is not None]
+        blind = self.nominal * max(1.0, max(image.shape[:2]) / FIRST_LOOK)
+        return [(guess, True) for guess in seen] or [(blind, False)]
 
     def _diameter_for(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"]) -> float:
         height, width = image.shape[:2]

@@ -14,6 +14,8 @@ from skimage.segmentation import clear_border
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+GREEN, BLUE = 1, 2
+"""Channels in which hemoglobin absorbs: green first, as stains leave the glass bright in it."""
 WORKING_SIDE = 512
 """The guess is made on the image shrunk to this side."""
 SMALLEST, LARGEST = 6.0, 256.0
@@ -28,19 +30,19 @@ ENOUGH_ALONE = 4
 """So many round things tell the size of cells."""
 
 
-def guess_diameter(image: UInt8[np.ndarray, "H W 3"]) -> float | None:
+def guess_diameter(image: UInt8[np.ndarray, "H W 3"], channel: int = GREEN) -> float | None:
     """Typical cell diameter in pixels of the image; None where nothing looks like cells.
 
-    Cells are darker than the glass (Otsu on the green channel, where hemoglobin absorbs), and their pallor is
-    filled. Cells that lie alone tell the size; where there are none, the peaks of the distance to the outline
-    are the radii, which in a crowd is too much.
+    Cells are darker than the glass (Otsu on one channel), and their pallor is filled. Cells that lie alone tell
+    the size; where there are none, the peaks of the distance to the outline are the radii, which in a crowd is
+    too much.
     """
     shrink = min(1.0, WORKING_SIDE / max(image.shape[:2]))
-    green = resize(image, shrink, shrink)[1].numpy().astype(np.float32)
-    green = ndimage.gaussian_filter(green, 1.0)
-    if np.ptp(green) < 16:  # blank: whatever Otsu splits is noise
+    light = resize(image, shrink, shrink)[channel].numpy().astype(np.float32)
+    light = ndimage.gaussian_filter(light, 1.0)
+    if np.ptp(light) < 16:  # blank: whatever Otsu splits is noise
         return None
-    dark = green < threshold_otsu(green)
+    dark = light < threshold_otsu(light)
     cells = ndimage.binary_fill_holes(dark)
     radii = _lone(cells)
     if len(radii) < ENOUGH_ALONE:

@@ -47,12 +47,15 @@ def pool_again(
 
 
 def _attention(pairs: Sequence[tuple[MILNetwork, Evidence]], bag: Segments) -> Float[Tensor, "N"]:
-    """Shares of the learned attention; NaN where the method has none."""
-    member, read = pairs[0]
-    if member.attention is None:
-        return torch.full((len(read.values),), torch.nan, dtype=torch.float64, device=read.values.device)
-    assert isinstance(member.pooling, WeightedPooling)
-    return member.pooling.shares(read, bag)[:, 0].double()
+    """Shares of the learned attention, averaged over the networks that have one; NaN where none has."""
+    shares = [
+        member.pooling.shares(read, bag)[:, 0].double()
+        for member, read in pairs
+        if member.attention is not None and isinstance(member.pooling, WeightedPooling)
+    ]
+    if not shares:
+        return torch.full((len(bag.bag),), torch.nan, dtype=torch.float64, device=bag.bag.device)
+    return torch.stack(shares).mean(dim=0)
 
 
 def _contribution(

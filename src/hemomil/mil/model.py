@@ -44,7 +44,7 @@ class Core(nn.Module):
         self.space = FeatureSpace(feature_shape, settings.clip)
         members = settings.members if parts.ensemble else 1
         self.networks = nn.ModuleList(
-            [blank_network(parts, feature_shape, n_classes, settings) for _ in range(members)]
+            [blank_network(parts.of_member(k), feature_shape, n_classes, settings) for k in range(members)]
         )
         self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
 
@@ -186,7 +186,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for member in range(n_members):
             trainer = Trainer(
                 bags,
-                core.parts,
+                core.parts.of_member(member),
                 self.feature_shape_,
                 len(self.classes_),
                 settings,

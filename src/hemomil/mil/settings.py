@@ -25,8 +25,15 @@ class Parts:
     instance_loss: bool = False
     """Cells are told the bag's label, with a weight that decays over the epochs."""
     ensemble: bool = False
+    """Several networks, whose probabilities are averaged."""
+    in_turn_with: "Parts | None" = None
+    """What every second network of an ensemble is made of instead."""
     frozen_reference: bool = False
     """The healthy reference lies in the standardised features, not in the learned embedding."""
+
+    def of_member(self, member: int) -> "Parts":
+        """What this network of an ensemble, counted from 0, is made of."""
+        return self.in_turn_with if self.in_turn_with and member % 2 else self
 
 
 PARTS: dict[str, Parts] = {
@@ -43,7 +50,13 @@ PARTS: dict[str, Parts] = {
     "instance": Parts(pooling="instance"),
     "anomaly-quantiles": Parts(pooling="quantiles", distance=True, frozen_reference=True),
     "placebo": Parts(pooling="weighted", attention=True, uniform=True),
-    "default": Parts(pooling="logsumexp", instance_loss=True, ensemble=True, frozen_reference=True),
+    "default": Parts(
+        pooling="logsumexp",
+        instance_loss=True,
+        ensemble=True,
+        in_turn_with=Parts(pooling="weighted", attention=True),
+        frozen_reference=True,
+    ),
 }
 METHODS: tuple[str, ...] = tuple(PARTS)
 
