@@ -33,9 +33,9 @@ ENOUGH_ALONE = 4
 def guess_diameter(image: UInt8[np.ndarray, "H W 3"], channel: int = GREEN) -> float | None:
     """Typical cell diameter in pixels of the image; None where nothing looks like cells.
 
-    Cells are darker than the glass (Otsu on one channel), and their pallor is filled. Cells that lie alone tell
-    the size; where there are none, the peaks of the distance to the outline are the radii, which in a crowd is
-    too much.
+    Cells are darker than the glass (Otsu on one channel), and their pallor is filled. Cells that lie alone
+    tell the size; where there are none, the peaks of the distance to the outline are the radii, which in a
+    crowd is too much.
     """
     shrink = min(1.0, WORKING_SIDE / max(image.shape[:2]))
     light = resize(image, shrink, shrink)[channel].numpy().astype(np.float32)
