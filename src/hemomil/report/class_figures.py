@@ -28,9 +28,14 @@ def class_figure(tables: RunTables, shares: Mapping[str, float]) -> Figure | Non
     lines = -(-len(shown) // columns)
     figure = printed.blank(printed.DOUBLE, lines * (16 + 4.2 * len(methods)) * MM + 6 * MM)
     axes = printed.panels(figure, len(shown), columns)
+    lowest = {
+        "auprc": 0.0,
+        "auroc": _lowest(tables.estimates, [name for k, _, name in shown if k == "auroc"]),
+    }
     for number, (panel, (key, title, name)) in enumerate(zip(axes, shown, strict=True)):
         rows = tables.estimates[tables.estimates["metric"] == f"{key}_{name}"].set_index("method")
-        _panel(panel, rows.reindex(methods), tables.method, title, named=number % columns == 0)
+        _panel(panel, rows.reindex(methods), tables.method, lowest[key], named=number % columns == 0)
+        panel.set_xlabel(title, labelpad=1)
         panel.set_title(printed.wrapped(name, 60 // columns + 8), loc="left")
         _chance(panel, shares.get(name, np.nan) if key == "auprc" else 0.5)
     figure.supxlabel(_caption(tables.estimates), fontsize=SMALL, x=0.01, ha="left")
@@ -56,24 +61,24 @@ def _caption(estimates: pd.DataFrame) -> str:
     return f"Dot: mean of the runs.  Line: 95 % interval over patients.{spread}  Dotted: guessing."
 
 
-def _panel(panel: Axes, rows: pd.DataFrame, shown: str, metric: str, *, named: bool) -> None:
+def _panel(panel: Axes, rows: pd.DataFrame, shown: str, lowest: float, *, named: bool) -> None:
     places = np.arange(len(rows))
     spread_bars(panel, rows, places, [BLUE if method == shown else QUIET for method in rows.index])
     panel.set_yticks(places, list(rows.index) if named else [])
     for label in panel.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == shown else "normal")
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set_xlim(0 if metric == "AUPRC" else min(0.4, _lowest(rows)), 1.02)
-    panel.set_xticks([0, 0.5, 1] if panel.get_xlim()[0] < 0.3 else [0.5, 0.75, 1])
-    panel.set_xlabel(metric, labelpad=1)
+    panel.set_xlim(lowest, 1.02)
+    panel.set_xticks([0, 0.5, 1] if lowest < 0.3 else [0.5, 0.75, 1])
     if rows["value"].isna().all():
         few = "" if rows["n"].isna().all() else f"\n({int(rows['n'].max())} patients)"
         panel.text(0.5, 0.5, f"not\nestimable{few}", transform=panel.transAxes, ha="center", va="center")
 
 
-def _lowest(rows: pd.DataFrame) -> float:
-    lowest = rows[["low", "value"]].min().min()
-    return 0.4 if np.isnan(lowest) else float(lowest) - 0.02
+def _lowest(estimates: pd.DataFrame, classes: Sequence[str]) -> float:
+    """Where the axis of AUROC begins, the same for all classes."""
+    rows = estimates[estimates["metric"].isin([f"auroc_{name}" for name in classes])]
+    return float(np.nanmin([0.4, *(rows["low"] - 0.02), *(rows["value"] - 0.02)]))
 
 
 def spread_bars(panel: Axes, rows: pd.DataFrame, places: Any, colours: Sequence[str]) -> None:
