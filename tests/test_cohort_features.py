@@ -69,6 +69,14 @@ def test_rows_become_the_bags_of_their_samples(tmp_path, suffix, sparse):
     assert len(fold_units(brought.cohort)) == 3
 
 
+def test_known_classes_of_cells_are_kept_apart_from_what_is_said_of_samples(tmp_path):
+    known = OBS.assign(cell_label=["sickle", "control", "", None, "target"])
+    brought = read_features(stored(tmp_path, table(obs=known)))
+    assert brought.cell_labels == {"s2": ("sickle", None), "s1": ("control", None), "s3": ("target",)}
+    assert all("cell_label" not in sample.metadata for sample in brought.cohort.samples)
+    assert read_features(stored(tmp_path, table())).cell_labels == {}
+
+
 def test_a_key_of_obsm_is_read_by_name_and_alone_without_asking(tmp_path):
     frame = pd.DataFrame({"a": np.ones(5), "b": np.zeros(5)}, index=OBS.index)
     path = stored(tmp_path, table(obsm={"embedding": X * 2, "frame": frame}))

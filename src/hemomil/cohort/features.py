@@ -4,7 +4,7 @@ Axes: N cells (or patches), F features.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class BroughtFeatures:
     cohort: Cohort
     """For AnnData, samples without images."""
     names: tuple[str, ...]
+    cell_labels: Mapping[str, tuple[str | None, ...]]
+    """Known class of each cell of a sample, None where it is not known; never learned from."""
 
 
 def read_features(
@@ -46,6 +48,8 @@ def read_features(
     labels_needed: bool = True,
 ) -> BroughtFeatures:
     """Read .h5ad or .zarr (`obs` has sample, patient, label), or a folder of per-slide HDF5 files.
+
+    A column `cell_label` of `obs`, if there is one, is the known class of each cell.
 
     `key` is "X" or a key of `obsm`; by default X, or the only key where X is empty. For HDF5 files,
     `manifest` has a row per slide whose `image` is the file (in the folder or relative to the
@@ -80,7 +84,15 @@ def _read_anndata(path: Path, key: str | None, control: str, *, labels_needed: b
     bags = [
         _bag(s, matrix[rows[s.sample]], cells[rows[s.sample]].tolist() if unique else None) for s in samples
     ]
-    return BroughtFeatures(bags=bags, cohort=Cohort(samples=samples, control=control), names=names)
+    known = [label or None for label in _text(data.obs["cell_label"])] if "cell_label" in data.obs else []
+    return BroughtFeatures(
+        bags=bags,
+        cohort=Cohort(samples=samples, control=control),
+        names=names,
+        cell_labels={str(name): tuple(known[row] for row in own) for name, own in rows.items()}
+        if known
+        else {},
+    )
 
 
 def _open_anndata(path: Path) -> anndata.AnnData:
@@ -103,7 +115,7 @@ def _obs_table(data: anndata.AnnData, path: Path, *, labels_needed: bool) -> tup
     refuse_if_any(problems, FeaturesError, f"obs of {path}")
     # measurements of cells say nothing of their sample
     texts = data.obs.select_dtypes(exclude="floating").columns
-    metadata = [str(c) for c in texts if str(c) not in found.values()]
+    metadata = [str(c) for c in texts if str(c) not in {*found.values(), "cell_label"}]
     columns = {name: _text(data.obs[found[name]]) if name in found else "" for name in ALIASES}
     columns |= {name: _text(data.obs[name]) for name in metadata}
     return pd.DataFrame(columns, index=pd.RangeIndex(1, data.n_obs + 1)), metadata
@@ -215,7 +227,8 @@ def _read_slides(
     }
     _refuse_widths(widths)
     bags = [_bag(s, np.concatenate(slides[s.sample]), None) for s in cohort.samples]
-    return BroughtFeatures(bags=bags, cohort=cohort, names=_numbered("feature", next(iter(widths.values()))))
+    names = _numbered("feature", next(iter(widths.values())))
+    return BroughtFeatures(bags=bags, cohort=cohort, names=names, cell_labels={})
 
 
 def _slide_path(folder: Path, beside: Path, name: str) -> Path:

@@ -106,7 +106,7 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
     from hemomil.describe import StoreWriter
 
     if source.brought is not None:
-        brought, values = _brought_cells(source.brought)
+        brought, values = _brought_cells(source.brought, source.brought_labels)
         names = {"embedding": source.brought_names}
         with StoreWriter(store, brought, source.cohort, ("embedding",), names=names) as writer:
             writer.write(slice(None), "embedding", values)
@@ -150,7 +150,9 @@ def _left_out(run: RunFolder) -> list[Notice]:
     return [Notice(kind="cells-cut-by-border", subject="the images", text=text) for text in texts]
 
 
-def _brought_cells(bags: Sequence[Bag]) -> tuple[Cells, Float[np.ndarray, "N F"]]:
+def _brought_cells(
+    bags: Sequence[Bag], labels: Mapping[str, tuple[str | None, ...]]
+) -> tuple[Cells, Float[np.ndarray, "N F"]]:
     """Vectors brought along as cells without image or box."""
     ids = tuple(name for bag in bags for name in bag.cell_ids)
     cells = Cells(
@@ -160,7 +162,9 @@ def _brought_cells(bags: Sequence[Bag]) -> tuple[Cells, Float[np.ndarray, "N F"]
         boxes=np.full((len(ids), 4), np.nan),
         scores=np.ones(len(ids)),
         masks=(None,) * len(ids),
-        cell_labels=(None,) * len(ids),
+        cell_labels=tuple(
+            label for bag in bags for label in labels.get(bag.sample, (None,) * len(bag.cell_ids))
+        ),
     )
     return cells, np.concatenate([bag.features for bag in bags])
 

@@ -1,6 +1,7 @@
 """What goes into a run, read and checked before any long work: samples, known cells, truth."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +35,8 @@ class Source:
     """None: every cell has to be detected."""
     brought: tuple[Bag, ...] | None = None
     brought_names: tuple[str, ...] = ()
+    brought_labels: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    """Known class of each cell of a sample, where the features brought along say it."""
     truth: pd.DataFrame | None = None
     """Known cells that only score: image, box, cell_label."""
     truth_cells: Cells | None = None
@@ -93,6 +96,7 @@ def _load_brought(
         inputs=inputs,
         brought=tuple(bag for bag in features.bags if bag.sample in kept),
         brought_names=features.names,
+        brought_labels=features.cell_labels,
     )
 
 
