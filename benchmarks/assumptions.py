@@ -35,6 +35,7 @@ def main():
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--train", type=int, default=400, help="training bags")
     options.add_argument("--test", type=int, default=200, help="test bags")
+    options.add_argument("--methods", default=",".join(METHODS), help="joined by commas")
     chosen = options.parse_args()
     sizes = Sizes(train=chosen.train, test=chosen.test)
     units = {name: [make(seed, sizes) for seed in range(chosen.seeds)] for name, make in UNIT_TESTS.items()}
@@ -42,7 +43,7 @@ def main():
     out(f"{sizes.train} training bags, {sizes.test} test bags, {sizes.features} features")
     out(f"preset default, {chosen.seeds} seeds\n")
     out(f"| method | {' | '.join(units)} |\n|---|{'---|' * len(units)}")
-    for method in METHODS:
+    for method in chosen.methods.split(","):
         cells = [
             summary([try_method(unit, method, seed=seed) for seed, unit in enumerate(seeds)])
             for seeds in units.values()
