@@ -85,14 +85,9 @@ def _read_anndata(path: Path, key: str | None, control: str, *, labels_needed: b
         _bag(s, matrix[rows[s.sample]], cells[rows[s.sample]].tolist() if unique else None) for s in samples
     ]
     known = [label or None for label in _text(data.obs["cell_label"])] if "cell_label" in data.obs else []
-    return BroughtFeatures(
-        bags=bags,
-        cohort=Cohort(samples=samples, control=control),
-        names=names,
-        cell_labels={str(name): tuple(known[row] for row in own) for name, own in rows.items()}
-        if known
-        else {},
-    )
+    labels = {str(name): tuple(known[row] for row in own) for name, own in rows.items()} if known else {}
+    cohort = Cohort(samples=samples, control=control)
+    return BroughtFeatures(bags=bags, cohort=cohort, names=names, cell_labels=labels)
 
 
 def _open_anndata(path: Path) -> anndata.AnnData:
