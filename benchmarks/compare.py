@@ -40,13 +40,15 @@ def main(first, method, second, other, condition=None):
     found = compare_methods(
         samples, about["classes"], reference="second", control=about["control"], seed=about["seed"]
     )
-    for row in found:
+    for row in (row for row in found if row.value is not None):
         interval = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
         print(f"{row.metric:28} {interval} p {row.p:.3f}, {row.n} patients")
     for run, name in ((first, method), (second, other)):
-        scores = json.loads((Path(run) / "metrics.json").read_text())["instances"].get(name, {})
+        scores = json.loads((Path(run) / "metrics.json").read_text()).get("instances", {}).get(name, {})
         print("cells, AP:", name, {key: round(score["ap"]["value"], 3) for key, score in scores.items()})
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (5, 6):
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -8,6 +8,7 @@ Axes: N cells, H W pixels. Boxes are x0 y0 x1 y1 in pixels of the image, half-op
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -234,7 +235,7 @@ class Detector:
             return self.settings.diameter, None
         looks = (self._approach(image, *guess, with_maps=with_maps) for guess in self._guesses(image))
         first = next(looks)
-        best = first if first.enough else next((look for look in looks if look.enough), first)
+        best = next((look for look in chain([first], looks) if look.enough), first)
         return best.diameter, best.found
 
     def _approach(
@@ -271,12 +272,16 @@ class Detector:
         with self._running():
             return middle, self._search(middle, diameter, with_maps=with_maps)
 
-    def _guesses(self, image: UInt8[np.ndarray, "H W 3"]) -> list[tuple[float, bool]]:
+    def _guesses(self, image: UInt8[np.ndarray, "H W 3"]) -> Iterator[tuple[float, bool]]:
         """Diameters to begin with, best first, and whether anything was seen that they rest on."""
-        by_eye = [guess_diameter(image, channel) for channel in (GREEN, BLUE)]
-        seen = [max(guess, self.nominal / MOST_ZOOM) for guess in by_eye if guess is not None]
-        blind = self.nominal * max(1.0, max(image.shape[:2]) / FIRST_LOOK)
-        return [(guess, True) for guess in seen] or [(blind, False)]
+        seen: list[float] = []
+        for channel in (GREEN, BLUE):
+            guess = guess_diameter(image, channel)
+            if guess is not None and guess not in seen:  # the channels of a grey image are one
+                seen.append(guess)
+                yield max(guess, self.nominal / MOST_ZOOM), True
+        if not seen:
+            yield self.nominal * max(1.0, max(image.shape[:2]) / FIRST_LOOK), False
 
     def _diameter_for(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"]) -> float:
         height, width = image.shape[:2]
