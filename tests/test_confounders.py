@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.impute import SimpleImputer
 
 from hemomil import commands
+from hemomil.cohort import BroughtFeatures
 from hemomil.commands import confounders as facts_of
 from hemomil.commands.confounders import BACKGROUND, covered, gather_facts
 from hemomil.commands.console import SILENT
@@ -347,7 +348,9 @@ def test_what_cannot_be_known_is_left_out_with_the_reason(tmp_path):
     )
     with StoreWriter(tmp_path / "cells.zarr", cells, Cohort(samples=samples), ("embedding",)) as writer:
         writer.write(slice(None), "embedding", np.ones((6, 2)))
-    source = Source(cohort=Cohort(samples=samples), inputs={}, brought=())
+    cohort = Cohort(samples=samples)
+    brought = BroughtFeatures(bags=[], cohort=cohort, names=(), cell_labels={})
+    source = Source(cohort=cohort, inputs={}, brought=brought)
     facts = gather_facts(source, tmp_path / "cells.zarr", a_run(tmp_path / "run"), SILENT, jobs=1)
     assert facts.table.shape == (2, 0)
     splits = pd.DataFrame({"sample": names, "patient": names, "fold": [0, 1], "run": 0})

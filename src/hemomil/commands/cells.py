@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from joblib import Parallel, delayed
 
-from hemomil.cohort import assign, match_truth, read_image, without_cut
+from hemomil.cohort import BroughtFeatures, assign, match_truth, read_image, without_cut
 from hemomil.commands.console import Talk
 from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.settings import THRESHOLD, Settings
@@ -22,7 +22,7 @@ from hemomil.commands.source import Source
 from hemomil.errors import SettingsError
 from hemomil.files import write_json, written_whole
 from hemomil.stats import Resampled, estimate, estimate_dict, patient_draws
-from hemomil.types import Bag, Cells, Cohort, Detections, Notice
+from hemomil.types import Cells, Cohort, Detections, Notice
 
 if TYPE_CHECKING:
     from hemomil.detect import CellFinder
@@ -106,8 +106,8 @@ def _fill(store: Path, source: Source, run: RunFolder, talk: Talk, jobs: int) ->
     from hemomil.describe import StoreWriter
 
     if source.brought is not None:
-        brought, values = _brought_cells(source.brought, source.brought_labels)
-        names = {"embedding": source.brought_names}
+        brought, values = _brought_cells(source.brought)
+        names = {"embedding": source.brought.names}
         with StoreWriter(store, brought, source.cohort, ("embedding",), names=names) as writer:
             writer.write(slice(None), "embedding", values)
         return
@@ -150,10 +150,9 @@ def _left_out(run: RunFolder) -> list[Notice]:
     return [Notice(kind="cells-cut-by-border", subject="the images", text=text) for text in texts]
 
 
-def _brought_cells(
-    bags: Sequence[Bag], labels: Mapping[str, tuple[str | None, ...]]
-) -> tuple[Cells, Float[np.ndarray, "N F"]]:
+def _brought_cells(features: BroughtFeatures) -> tuple[Cells, Float[np.ndarray, "N F"]]:
     """Vectors brought along as cells without image or box."""
+    bags, known = features.bags, features.cell_labels
     ids = tuple(name for bag in bags for name in bag.cell_ids)
     cells = Cells(
         cell_ids=ids,
@@ -163,7 +162,7 @@ def _brought_cells(
         scores=np.ones(len(ids)),
         masks=(None,) * len(ids),
         cell_labels=tuple(
-            label for bag in bags for label in labels.get(bag.sample, (None,) * len(bag.cell_ids))
+            label for bag in bags for label in known.get(bag.sample, (None,) * len(bag.cell_ids))
         ),
     )
     return cells, np.concatenate([bag.features for bag in bags])

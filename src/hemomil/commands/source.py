@@ -1,12 +1,12 @@
 """What goes into a run, read and checked before any long work: samples, known cells, truth."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from hemomil.cohort import (
+    BroughtFeatures,
     KnownCells,
     check_images,
     exclude,
@@ -20,7 +20,7 @@ from hemomil.cohort import (
 )
 from hemomil.commands.settings import Settings
 from hemomil.errors import ImageError, ManifestError
-from hemomil.types import Bag, Cells, Cohort, Notice
+from hemomil.types import Cells, Cohort, Notice
 
 FEATURE_FILES = {".h5ad", ".zarr"}
 
@@ -33,10 +33,7 @@ class Source:
     inputs: dict[str, Path | None]
     cells: Cells | None = None
     """None: every cell has to be detected."""
-    brought: tuple[Bag, ...] | None = None
-    brought_names: tuple[str, ...] = ()
-    brought_labels: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
-    """Known class of each cell of a sample, where the features brought along say it."""
+    brought: BroughtFeatures | None = None
     truth: pd.DataFrame | None = None
     """Known cells that only score: image, box, cell_label."""
     truth_cells: Cells | None = None
@@ -94,9 +91,7 @@ def _load_brought(
     return Source(
         cohort=cohort,
         inputs=inputs,
-        brought=tuple(bag for bag in features.bags if bag.sample in kept),
-        brought_names=features.names,
-        brought_labels=features.cell_labels,
+        brought=replace(features, bags=[bag for bag in features.bags if bag.sample in kept], cohort=cohort),
     )
 
 
