@@ -81,7 +81,10 @@ class Trainer:
         self.crossfitted: CrossFitted | None = None
         self.dropout_stream = torch.Generator(device).manual_seed(stream_seed(seed, "dropout"))
         self.optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
         )
 
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> MILNetwork:
