@@ -1,13 +1,17 @@
 """The store of cells: what is written is read, whole or not at all."""
 
+import mmap
+import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
+import zarr
 from pydantic import ValidationError
 
 from hemomil.describe import (
@@ -127,6 +131,140 @@ def test_half_precision_maps_are_near_what_was_given(path):
     np.testing.assert_allclose(maps, ROI, rtol=2**-11, atol=1e-7)
 
 
+MAPS = ROI.astype(np.float16)
+
+
+def file_of(array):
+    """What the memory of a view is a map of, if it is."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array
+
+
+def rewrite(path, maps, **layout):
+    """The maps as another writer, or an earlier version of ours, laid them down."""
+    array = zarr.open_group(path, mode="r+").create_array("obsm/roi", data=maps, overwrite=True, **layout)
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def test_maps_are_views_of_the_file_and_what_was_written_bit_for_bit(path):
+    write(path, kinds=("roi",))
+    first, second = read_bags(path, ["roi"])
+    np.testing.assert_array_equal(first.features.view(np.uint16), MAPS[:3].view(np.uint16))
+    np.testing.assert_array_equal(second.features.view(np.uint16), MAPS[3:].view(np.uint16))
+    assert isinstance(file_of(first.features), mmap.mmap)
+    assert file_of(first.features) is file_of(second.features)
+    assert first.features.flags.writeable  # so that torch shares the memory
+
+
+def test_changing_a_map_in_memory_does_not_change_the_file(path):
+    write(path, kinds=("roi",))
+    read_bags(path, ["roi"])[0].features[:] = 0
+    np.testing.assert_array_equal(read_bags(path, ["roi"])[0].features, MAPS[:3])
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 130])
+def test_zarr_and_anndata_read_the_same_maps_and_so_does_a_copy(path, tmp_path, n):
+    maps = rng.normal(size=(n, 3, 2, 2)).astype(np.float16)
+    with StoreWriter(path, cells_of(["a"] * n), cohort_of("a"), ("roi",)) as writer:
+        writer.write(slice(None), "roi", maps)
+    shutil.copytree(path, tmp_path / "copy.zarr")
+    np.testing.assert_array_equal(anndata.read_zarr(path).obsm["roi"], maps)
+    np.testing.assert_array_equal(zarr.open_array(path / "obsm/roi", mode="r")[n - 1 :], maps[n - 1 :])
+    np.testing.assert_array_equal(read_bags(tmp_path / "copy.zarr", ["roi"])[0].features, maps)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"chunks": (2, 256, 14, 14), "compressors": None},
+        {"chunks": (7, 256, 14, 14), "compressors": "auto"},
+        {"chunks": (2, 256, 14, 14), "shards": (8, 256, 14, 14), "compressors": "auto"},
+    ],
+)
+def test_maps_laid_down_otherwise_are_read_the_same(path, layout):
+    write(path, kinds=("roi",), samples=(samples := ["b", "a", "b", "a", "a", "b", "a"]))
+    rewrite(path, MAPS, **layout)
+    first, second = read_bags(path, ["roi"])
+    np.testing.assert_array_equal(first.features, MAPS[[i for i, s in enumerate(samples) if s == "b"]])
+    np.testing.assert_array_equal(second.features, MAPS[[i for i, s in enumerate(samples) if s == "a"]])
+    assert not isinstance(file_of(first.features), mmap.mmap)
+    bad = MAPS.copy()
+    bad[4, 2] = np.nan
+    rewrite(path, bad, **layout)
+    with pytest.raises(FeaturesError, match="cell 'a/0004': roi_002 is nan"):
+        read_bags(path, ["roi"])
+
+
+def test_a_file_of_maps_that_is_cut_short_is_refused(path):
+    write(path, kinds=("roi",))
+    file = path / "obsm/roi/c/0/0/0/0"
+    with file.open("r+b") as opened:
+        opened.truncate(1000)
+    with pytest.raises(FeaturesError, match="0 has 1,000 bytes, not 702,480"):
+        read_bags(path, ["roi"])
+    file.unlink()
+    with pytest.raises(FeaturesError, match="0 has 0 bytes"):
+        read_bags(path, ["roi"])
+
+
+def test_of_maps_only_samples_whose_cells_lie_apart_are_gathered(path):
+    write(path, kinds=("roi",), samples=["b", "a", "b", "c", "c", "c", "c"])
+    apart, alone, together = read_bags(path, ["roi"])
+    np.testing.assert_array_equal(apart.features, MAPS[[0, 2]])
+    np.testing.assert_array_equal(alone.features, MAPS[1:2])
+    np.testing.assert_array_equal(together.features, MAPS[3:])
+    assert apart.cell_ids == ("b/0000", "b/0002")
+    mapped = [isinstance(file_of(bag.features), mmap.mmap) for bag in (apart, alone, together)]
+    assert mapped == [False, True, True]
+
+
+def test_maps_may_come_in_any_order(path):
+    with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("roi",)) as writer:
+        for rows in ([6, 0, 3], [5, 1], [4, 2]):
+            writer.write(rows, "roi", MAPS[rows])
+            writer._flush("roi")
+    np.testing.assert_array_equal(anndata.read_zarr(path).obsm["roi"], MAPS)
+
+
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "nan"), (-np.inf, "-inf"), (1e6, "inf")])
+def test_a_map_that_is_not_finite_is_refused_when_it_is_written(path, value, told):
+    bad = ROI[[4, 6]]
+    bad[1, 2, 3, 4] = value
+    with (
+        pytest.raises(FeaturesError, match=f"cell 'a/0006': roi_002 is {told}"),
+        StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("roi",)) as writer,
+    ):
+        writer.write([4, 6], "roi", bad)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_store_without_cells_has_no_bags(path):
+    with StoreWriter(path, cells_of([]), cohort_of([]), ("roi",)):
+        pass
+    assert read_bags(path, ["roi"]) == []
+
+
+def test_bags_of_a_large_store_take_no_memory_until_they_are_used(path):
+    """4,000 cells, 400 MB, of which only the last bag is on the disk."""
+    n = 4000
+    with StoreWriter(
+        path,
+        cells_of([f"s{i // 40}" for i in range(n)]),
+        cohort_of([f"s{i}" for i in range(n // 40)]),
+        ("roi",),
+    ) as writer:
+        writer.write(slice(n - 7, n), "roi", MAPS)
+        writer._done["roi"][:] = True
+    tracemalloc.start()
+    bags = read_bags(path, ["roi"])
+    np.testing.assert_array_equal(bags[-1].features[-7:], MAPS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(bag.features.nbytes for bag in bags) == n * MAPS[0].nbytes
+    assert peak < 20e6
+
+
 def test_vectors_are_joined_side_by_side_and_keep_their_names(path):
     write(path, kinds=("shape", "embedding"))
     bag = read_bags(path, ["shape", "embedding"])[0]
@@ -235,6 +373,36 @@ def test_what_other_cells_left_behind_is_not_resumed(path):
         write_some(path, [0], error=KeyboardInterrupt(), resume=True)
     assert write_some(path, [0], samples=["c"], resume=True) == [False]
     assert [p.name for p in path.parent.iterdir()] == ["cells.zarr"]
+
+
+HALF_WAY = """
+import os, signal, sys; sys.path.insert(0, sys.argv[1])
+from test_describe_store import *
+writer = StoreWriter(Path(sys.argv[2]), cells_of(SAMPLES), cohort_of("ab"), ("roi",), resume=True)
+writer.write([5, 1, 2], "roi", MAPS[[5, 1, 2]]); writer._flush("roi")
+writer.write([3], "roi", MAPS[[3]])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_killed_half_way_is_resumed_to_the_same_maps(path):
+    run = subprocess.run([sys.executable, "-c", HALF_WAY, str(Path(__file__).parent), str(path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("roi",), resume=True) as writer:
+        assert writer.done("roi").tolist() == [False, True, True, False, False, True, False]
+        writer.write([0, 3, 4, 6], "roi", MAPS[[0, 3, 4, 6]])
+    np.testing.assert_array_equal(np.concatenate([bag.features for bag in read_bags(path, ["roi"])]), MAPS)
+
+
+def test_maps_that_an_earlier_version_began_in_chunks_are_finished_in_chunks(path):
+    writer = StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("roi",), resume=True)
+    writer.write([0, 5], "roi", MAPS[[0, 5]])
+    writer._flush("roi")
+    begun = np.where(np.isin(np.arange(7), [0, 5])[:, None, None, None], MAPS, np.float16(0))
+    rewrite(writer.part, begun, chunks=(2, 256, 14, 14), compressors=None)
+    with StoreWriter(path, cells_of(SAMPLES), cohort_of("ab"), ("roi",), resume=True) as writer:
+        writer.write([1, 2, 3, 4, 6], "roi", MAPS[[1, 2, 3, 4, 6]])
+    np.testing.assert_array_equal(np.concatenate([bag.features for bag in read_bags(path, ["roi"])]), MAPS)
 
 
 KILLED = """

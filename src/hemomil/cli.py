@@ -309,6 +309,8 @@ def train(
     told = commands.train(
         manifest, output, settings=settings, cells=cells, jobs=jobs, force=force, talk=Talk(quiet=quiet)
     )
+    if not told:  # another process of the team tells it
+        return
     _print_json(told) if as_json else typer.echo(
         f"model in {output / 'model'}; page {output / 'report.html'}"
     )

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemomil.errors import HemomilError, RunFolderError
+from hemomil.commands.team import is_team
+from hemomil.errors import HemomilError, RunFolderError, SettingsError
 from hemomil.files import write_json
 from hemomil.types import Notice
 
@@ -99,6 +100,11 @@ def open_run(
     """
     from hemomil.commands.settings import write_settings
 
+    if is_team() and command != "train":
+        raise SettingsError(
+            f"torchrun has started `{command}` more than once: only `train` can be shared out",
+            hint="run the command by itself; --jobs N does its parts side by side",
+        )
     begun = {
         "command": command,
         "settings": settings.model_dump(mode="json"),

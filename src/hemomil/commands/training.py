@@ -16,6 +16,7 @@ from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
+from hemomil.commands.team import team, wait_for_all
 from hemomil.explain import deletion_check
 from hemomil.types import Bag, Prediction
 
@@ -38,13 +39,29 @@ def train(
 
     samples.csv and cells.parquet then hold what the model says of its own training samples: they show that
     `predict` repeats it, and are no measure of how good it is (that is `study`).
+
+    Under `torchrun` the processes share out the cells of each training step; the first one does all else,
+    and only to it anything is returned.
     """
     source = load_source(manifest, settings, cells=cells)
     settings = settings_for(source, settings)
     refuse_unlearnable(source.cohort.classes, settings.control)
+    with team() as rank:
+        if rank > 0:
+            wait_for_all()
+            bags, _ = _read(output / "cells.zarr", settings.features)
+            fit(bags, settings.method, settings, seed=settings.seed)
+            return {}
+        return _train(source, output, settings, jobs=jobs_or_cores(jobs), force=force, talk=talk)
+
+
+def _train(
+    source: Source, output: Path, settings: Settings, *, jobs: int, force: bool, talk: Talk
+) -> dict[str, Any]:
     run = open_run(output, "train", settings, source.inputs, force=force)
     with run.filling():
-        store = prepare(source, run, talk, jobs=jobs_or_cores(jobs))
+        store = prepare(source, run, talk, jobs=jobs)
+        wait_for_all()
         bags, fingerprint = _read(store, settings.features)
         talk.say(f"training {settings.method} on {len(bags)} samples")
         with run.timed("train"):

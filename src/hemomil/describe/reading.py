@@ -1,9 +1,11 @@
 """Read `cells.zarr` back: the cells as a table, as bags of features, as outlines.
 
-Axes: N cells, F features.
+Axes: N cells, M of them, F features.
 """
 
 import json
+import mmap
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import zarr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from hemomil.describe.store import check_finite, map_bytes, map_file, map_index
 from hemomil.errors import FeaturesError
 from hemomil.segmentation import decode
 from hemomil.types import Bag
 
 BLOCK = 4096
 """Rows that are read and checked at a time."""
+NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+"""MAP_NORESERVE, which `mmap` does not name: else Linux refuses a private map larger than its memory."""
 
 
 def read_obs(path: Path) -> pd.DataFrame:
@@ -38,20 +43,28 @@ def read_bags(path: Path, features: Sequence[str]) -> list[Bag]:
     `features`: kinds joined side by side as float32 vectors, or `roi` alone as float16 maps. Joined with
     others, a RoI map is the mean and the maximum of each of its channels. All bags are views of one array.
 
+    RoI maps alone stay in their file: a bag is a view of it, loaded where it is used and dropped when memory
+    is short; what is changed in it stays in memory. Two exceptions take memory: a sample whose cells lie
+    apart in the store is gathered, and a store whose maps lie in many files, as of old, is read as a whole.
+
     Raises:
-        FeaturesError: a kind is not in the store or is no feature, or a value is not finite.
+        FeaturesError: a kind is not in the store or is no feature, or a value is not finite, or
+            the file of the RoI maps is cut short.
     """
     store = _open(path)
     _check_kinds(store, features, path)
     obs = read_obs(path)
     sample, names = pd.factorize(obs["sample"])
     order = np.argsort(sample, kind="stable")
-    values = _values(store, features, obs)
-    if (np.diff(order) != 1).any():  # cells of a sample lie apart: gather them once
-        values, obs = values[order], obs.iloc[order]
+    values = _mapped(store["obsm/roi"]) if list(features) == ["roi"] else None
+    if values is None:
+        values = _values(store, features, obs)
+        if (np.diff(order) != 1).any():  # cells of a sample lie apart: gather them once
+            values, obs, order = values[order], obs.iloc[order], np.arange(len(order))
     ends = np.bincount(sample, minlength=len(names)).cumsum()
-    starts = np.concatenate([[0], ends[:-1]])
-    return [_bag(obs, values, slice(a, b)) for a, b in zip(starts, ends, strict=True)]
+    who, ids = obs[["sample", "patient", "label"]].to_numpy(), obs.index.to_numpy()
+    bags = np.split(order, ends[:-1]) if len(names) else []
+    return [_bag(who[rows[0]], tuple(ids[rows]), _rows(values, rows)) for rows in bags]
 
 
 def feature_names(path: Path, features: Sequence[str]) -> tuple[str, ...]:
@@ -122,6 +135,32 @@ def _check_kinds(store: Any, features: Sequence[str], path: Path) -> None:
         raise FeaturesError("crops are pictures, not features", hint="use shape, roi or embedding")
 
 
+def _mapped(array: Any) -> Float[np.ndarray, "N ..."] | None:
+    """The array of all cells, left in its file; None if the file is not the array itself, or is unchecked."""
+    if array.shards is None or array.shards[0] < array.shape[0] or not array.attrs.get("finite"):
+        return None
+    path, size, index = map_file(array), map_bytes(array), map_index(array)
+    found = path.stat().st_size if path.exists() else 0
+    if found < size + len(index):
+        raise FeaturesError(
+            f"{path} has {found:,} bytes, not {size + len(index):,}",
+            hint="the store is not whole: copy it again, or describe the cells again",
+        )
+    with path.open("rb") as file:
+        file.seek(size)
+        if file.read() != index:
+            return None
+        held = _private_map(file.fileno(), size)
+    return np.ndarray(array.shape, array.dtype.newbyteorder("<"), buffer=held)
+
+
+def _private_map(file: int, size: int) -> mmap.mmap:
+    """The file as memory; what is written to it stays in memory."""
+    if sys.platform == "win32":
+        return mmap.mmap(file, size, access=mmap.ACCESS_COPY)
+    return mmap.mmap(file, size, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 def _values(store: Any, features: Sequence[str], obs: pd.DataFrame) -> Float[np.ndarray, "N ..."]:
     """The array of all cells, filled block by block and checked on the way."""
     if len(features) == 1:
@@ -132,12 +171,14 @@ def _values(store: Any, features: Sequence[str], obs: pd.DataFrame) -> Float[np.
 def _filled(store: Any, kind: str, features: Sequence[str], obs: pd.DataFrame) -> Float[np.ndarray, "N ..."]:
     """All rows of one kind: as they are, or, for maps among vectors, as mean and maximum of each channel."""
     array, joined = store[f"obsm/{kind}"], _is_joined_map(kind, features)
+    names, held = _about(store)["names"], _mapped(array)
     shape, dtype = ((2 * array.shape[1],), np.float32) if joined else (array.shape[1:], array.dtype)
     values = np.empty((len(obs), *shape), dtype)
     for start in range(0, len(obs), BLOCK):
         rows = slice(start, start + BLOCK)
-        part = array[rows]
-        _check_finite(part, obs.index[rows], kind, store)
+        part = array[rows] if held is None else held[rows]
+        if held is None:
+            check_finite(part, obs.index[rows], kind, names)
         values[rows] = _channel_averages(part) if joined else part
     return values
 
@@ -149,26 +190,12 @@ def _channel_averages(maps: Float[np.ndarray, "M C H W"]) -> Float[np.ndarray, "
     )
 
 
-def _check_finite(values: Float[np.ndarray, "M ..."], cell_ids: pd.Index, kind: str, store: Any) -> None:
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        return
-    row, column = np.argwhere(bad)[0][:2]
-    names = _about(store)["names"].get(kind)
-    name = names[column] if names else f"{kind}_{column:03d}"
-    count = int(bad.reshape(len(bad), -1).any(axis=1).sum())
-    raise FeaturesError(
-        f"cell {cell_ids[row]!r}: {name} is {values[row, column]!s} ({count} such cells or more)",
-        hint="features must be finite: mend or leave out these cells",
-    )
+def _rows(values: Float[np.ndarray, "N ..."], rows: Int[np.ndarray, "M"]) -> Float[np.ndarray, "M ..."]:
+    """A view, where the rows lie side by side."""
+    first, last = rows[0], rows[-1]
+    return values[first : last + 1] if last - first == len(rows) - 1 else values[rows]
 
 
-def _bag(obs: pd.DataFrame, values: Float[np.ndarray, "N ..."], rows: slice) -> Bag:
-    part = obs.iloc[rows]
-    return Bag(
-        sample=part["sample"].iloc[0],
-        patient=part["patient"].iloc[0],
-        label=part["label"].iloc[0],
-        features=values[rows],
-        cell_ids=tuple(part.index),
-    )
+def _bag(who: np.ndarray, cell_ids: tuple[str, ...], features: Float[np.ndarray, "M ..."]) -> Bag:
+    sample, patient, label = who
+    return Bag(sample=sample, patient=patient, label=label, features=features, cell_ids=cell_ids)

@@ -8,10 +8,15 @@ Axes: N cells, M rows written at once.
     obsm            "shape" N F float32, "crop" N S S 3 uint8, "roi" N 256 14 14 float16,
                     "embedding" N D float32
     uns["hemomil"]  JSON: kinds, version of each kind (the detector's fingerprint for "roi"), feature names
+
+RoI maps are 100 KB a cell. They are one uncompressed shard: a file that begins with the array itself, in C
+order, and ends with the index of its chunks. So it can be mapped into memory, and zarr reads parts of it.
 """
 
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +27,20 @@ import anndata
 import numpy as np
 import pandas as pd
 import zarr
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
+from zarr.codecs import BytesCodec, ShardingCodec
 
 from hemomil.describe.settings import Kind
 from hemomil.describe.shape import SHAPE_NAMES, SHAPE_VERSION
-from hemomil.errors import RunFolderError
+from hemomil.errors import FeaturesError, RunFolderError
 from hemomil.segmentation import encode
 from hemomil.types import Cells, Cohort
 
 DTYPES: Mapping[Kind, str] = {"shape": "float32", "crop": "uint8", "roi": "float16", "embedding": "float32"}
 CHUNK_ROWS: Mapping[Kind, int] = {"shape": 4096, "crop": 256, "roi": 64, "embedding": 1024}
 """A few megabytes a chunk: whole bags, so that one bag is read without the rest."""
+MAPPED: frozenset[Kind] = frozenset({"roi"})
+"""Kinds whose file is the array itself, and whose values are checked when they are written."""
 PENDING_BYTES = 64 * 2**20
 """Rows wait in memory up to here, so that cells that come one by one do not rewrite their chunk each time."""
 
@@ -68,6 +76,7 @@ class StoreWriter:
         self.kinds: tuple[Kind, ...] = tuple(kinds)
         about = _about(self.kinds, versions or {}, names or {})
         obs = obs_of(cells, cohort)
+        self._names: Mapping[str, Sequence[str]] = about["names"]
         self._stamp = _stamp(obs, about)
         if not (resume and self._is_ours()):
             shutil.rmtree(self.part, ignore_errors=True)
@@ -85,13 +94,23 @@ class StoreWriter:
     def write(
         self, rows: slice | Sequence[int] | Int[np.ndarray, "M"], kind: Kind, values: np.ndarray
     ) -> None:
-        """Give rows (indices into the cells) their values of one kind; NaN is refused when it is read."""
+        """Give rows (indices into the cells) their values of one kind.
+
+        NaN is refused when it is read; in RoI maps, which may be too many to be looked through, already here.
+
+        Raises:
+            FeaturesError: a value of a RoI map is not finite, or not in half precision.
+        """
         assert kind in self.kinds, f"{kind} is not kept in this store"
         chosen = np.arange(len(self.cells))[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
         assert len(chosen) == len(values), f"{len(chosen)} rows but {len(values)} values of {kind}"
         if len(chosen) == 0:
             return
-        self._pending[kind].append((chosen, np.asarray(values, DTYPES[kind])))
+        with np.errstate(over="ignore"):  # infinity is refused
+            held = np.asarray(values, DTYPES[kind])
+        if kind in MAPPED:
+            check_finite(held, [self.cells.cell_ids[i] for i in chosen], kind, self._names)
+        self._pending[kind].append((chosen, held))
         if sum(held.nbytes for _, held in self._pending[kind]) > PENDING_BYTES:
             self._flush(kind)
 
@@ -106,7 +125,9 @@ class StoreWriter:
         rows, values = rows[order], values[order]
         array = self._array_for(kind, values.shape[1:])
         assert array.shape[1:] == values.shape[1:], f"{kind}: {values.shape[1:]} after {array.shape[1:]}"
-        if rows[-1] - rows[0] == len(rows) - 1:
+        if array.shards is not None:
+            _write_maps(map_file(array), rows, values)
+        elif rows[-1] - rows[0] == len(rows) - 1:
             array[int(rows[0]) : int(rows[-1]) + 1] = values
         else:
             array.oindex[rows] = values
@@ -116,7 +137,8 @@ class StoreWriter:
     def _array_for(self, kind: Kind, shape: tuple[int, ...]) -> Any:
         name = f"obsm/{kind}"
         if name not in self._group:
-            _make_array(self._group, name, (len(self.cells), *shape), DTYPES[kind], CHUNK_ROWS[kind])
+            make = _make_map if kind in MAPPED and len(self.cells) else _make_array
+            make(self._group, name, (len(self.cells), *shape), DTYPES[kind], CHUNK_ROWS[kind])
         return _array(self._group, name)
 
     def finish(self) -> None:
@@ -129,6 +151,9 @@ class StoreWriter:
             )
             if len(self.cells) == 0:
                 self._array_for(kind, (len(SHAPE_NAMES),))
+            array = _array(self._group, f"obsm/{kind}")
+            if array.shards is not None:
+                _write_at(map_file(array), [(map_bytes(array), map_index(array))])
         if "shape" in self.kinds:
             shape = _array(self._group, "obsm/shape")
             _make_array(self._group, "X", shape.shape, "float32", CHUNK_ROWS["shape"])
@@ -243,6 +268,26 @@ def _write_frame(
     group.attrs["hemomil-begun"] = stamp
 
 
+def check_finite(
+    values: Float[np.ndarray, "M ..."],
+    cell_ids: Sequence[str] | pd.Index,
+    kind: str,
+    names: Mapping[str, Sequence[str]],
+) -> None:
+    """Raise FeaturesError, with the cell and the feature, for the first value that is not finite."""
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    first = tuple(np.argwhere(bad)[0])
+    row, column = first[:2]
+    name = names[kind][column] if kind in names else f"{kind}_{column:03d}"
+    count = int(bad.reshape(len(bad), -1).any(axis=1).sum())
+    raise FeaturesError(
+        f"cell {cell_ids[row]!r}: {name} is {values[first]!s} ({count} such cells or more)",
+        hint="features must be finite: mend or leave out these cells",
+    )
+
+
 def _make_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:
     """An array that AnnData recognises; half floats do not compress, so they are stored as they are."""
     array = group.create_array(
@@ -254,6 +299,64 @@ def _make_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str
         overwrite=True,
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def _make_map(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:
+    """An array of one shard, which is not written yet: its chunks, of whole rows, lie one after another."""
+    rows = min(rows, shape[0])
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(math.ceil(shape[0] / rows) * rows, *shape[1:]),
+        dtype=dtype,
+        serializer=ShardingCodec(
+            chunk_shape=(rows, *shape[1:]), codecs=[BytesCodec()], index_codecs=[BytesCodec()]
+        ),
+        compressors=None,
+        attributes={"encoding-type": "array", "encoding-version": "0.2.0", "finite": True},
+        overwrite=True,
+    )
+
+
+def map_file(array: Any) -> Path:
+    """The file of the one shard of an array."""
+    return Path(array.store.root, array.path, "c", *["0"] * array.ndim)
+
+
+def map_bytes(array: Any) -> int:
+    """How much of that file is the array, with what fills up its last chunk."""
+    return int(math.prod(array.shards) * array.dtype.itemsize)
+
+
+def map_index(array: Any) -> bytes:
+    """What ends that file: offset and length of each chunk, one after another."""
+    length = math.prod(array.chunks) * array.dtype.itemsize
+    offsets = np.arange(0, map_bytes(array), length, dtype="<u8")
+    return np.stack([offsets, np.full_like(offsets, length)], axis=1).tobytes()
+
+
+def _write_maps(file: Path, rows: Int[np.ndarray, "M"], values: Float[np.ndarray, "M ..."]) -> None:
+    """Put values at their rows, given in order; neighbours go in one piece."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    pieces = np.split(np.ascontiguousarray(values, "<f2"), starts[1:])
+    _write_at(
+        file, [(int(rows[i]) * values[0].nbytes, part.data) for i, part in zip(starts, pieces, strict=True)]
+    )
+
+
+def _write_at(file: Path, pieces: Sequence[tuple[int, bytes | memoryview]]) -> None:
+    """Write each piece at its offset; on the disk before we return, so that no row is marked done too early.
+
+    Not through a map of the file: a full disk would then end the process without a word.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    with file.open("r+b") as opened:
+        for offset, piece in pieces:
+            opened.seek(offset)
+            opened.write(piece)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _array(group: zarr.Group, name: str) -> Any:

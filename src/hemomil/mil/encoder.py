@@ -86,26 +86,33 @@ class RoiEncoder(nn.Sequential):
         missing = WIDE - len(of["0.bias"])
         bias = pad(of["0.bias"], (0, missing))
         seen = relu(linear(patches, pad(of["0.weight"].flatten(1), (0, 0, 0, missing)), bias))
-        fewer = self._second_layer(seen, relu(bias))
-        pooled = fewer.unflatten(1, (4, 4)).amax(dim=2).reshape(n, -1)
+        fewer = _second_layer(seen, relu(bias), _rows(of["2.weight"], WIDE), of["2.bias"])
+        pooled = fewer.reshape(n, 4, 4, fewer.shape[2]).amax(dim=2).flatten(1)
         last = relu(linear(pooled, _rows(of["5.weight"]), of["5.bias"]))
         return relu(linear(last, of["8.weight"], of["8.bias"]))
 
-    def _second_layer(
-        self, seen: Float[Tensor, "N 49 C"], padding: Float[Tensor, "C"]
-    ) -> Float[Tensor, "N 16 D"]:
-        """Its windows in the order of `POOL_ORDER`; `padding` is what the first layer makes of padding."""
-        kernel_DKC = _rows(self[2].weight, WIDE).unflatten(1, (4, WIDE))
-        kernels, of_padding_DK = kernel_DKC.unbind(dim=1), kernel_DKC @ padding
-        parts = seen.split([len(windows.at) * len(windows.seen) for windows in WINDOWS], dim=1)
-        outputs: list[Tensor] = []
-        for windows, part in zip(WINDOWS, parts, strict=True):
-            blind = [k for k in range(4) if k not in windows.seen]
-            constant = self[2].bias + of_padding_DK[:, blind].sum(dim=1)
-            kernel = torch.cat([kernels[k] for k in windows.seen], dim=1)
-            rows = part.reshape(-1, len(windows.seen) * WIDE)
-            outputs += linear(rows, kernel, constant).unflatten(0, (len(seen), -1)).unbind(dim=1)
-        return relu(torch.stack([outputs[window] for window in POOL_ORDER], dim=1))
+
+def _second_layer(
+    seen: Float[Tensor, "N 49 C"],
+    padding: Float[Tensor, "C"],
+    kernel: Float[Tensor, "D P"],
+    bias: Float[Tensor, "D"],
+) -> Float[Tensor, "N 16 D"]:
+    """The windows of the second convolution in `POOL_ORDER`.
+
+    `seen` and `padding` are what the first one makes of the patches and of padding.
+    """
+    kernel_DKC = kernel.reshape(len(kernel), 4, -1)
+    of_position, of_padding_DK = kernel_DKC.unbind(dim=1), kernel_DKC @ padding
+    parts = torch.split(seen, [len(windows.at) * len(windows.seen) for windows in WINDOWS], dim=1)
+    outputs: list[Tensor] = []
+    for windows, part in zip(WINDOWS, parts, strict=True):
+        blind = [k for k in range(4) if k not in windows.seen]
+        weight = torch.cat([of_position[k] for k in windows.seen], dim=1)
+        rows = part.reshape(-1, weight.shape[1])
+        values = linear(rows, weight, bias + of_padding_DK[:, blind].sum(dim=1))
+        outputs += values.reshape(len(seen), len(windows.at), len(kernel)).unbind(dim=1)
+    return relu(torch.stack([outputs[window] for window in POOL_ORDER], dim=1))
 
 
 def _rows(weight: Float[Tensor, "O I 2 2"], inputs: int | None = None) -> Float[Tensor, "O P"]:

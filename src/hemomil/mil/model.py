@@ -70,8 +70,7 @@ class Core(nn.Module):
         if self.parts.frozen_reference:
             vectors: Tensor = self.space(cells)
             return vectors
-        z: Tensor = self.members[0].encoder(self.inputs(cells))
-        return z
+        return self.members[0].encode(self.inputs(cells))
 
     def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
         """Evidence of one bag's cells for each network, and their distances; embeddings live a chunk long."""
@@ -82,7 +81,7 @@ class Core(nn.Module):
     def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
         distances = self.reference.distance(self._judged(cells))
         inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
-        evidence = [member.read(member.encoder(inputs), distances, self.reference) for member in self.members]
+        evidence = [member.read(member.encode(inputs), distances, self.reference) for member in self.members]
         return evidence, distances
 
 

@@ -6,7 +6,7 @@ Axes: N cells, B bags, H embedding, K classes, C channels of pooling weights.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from hemomil.mil.encoder import make_encoder
@@ -47,6 +47,7 @@ class MILNetwork(nn.Module):
         super().__init__()
         self.parts = parts
         self.distance_weights = settings.distance_weights
+        self.in_bfloat16 = settings.bfloat16
         size = settings.embedding
         quantiles = parts.pooling == "quantiles"
         self.encoder = nn.Identity() if quantiles else make_encoder(feature_shape, settings)
@@ -55,6 +56,12 @@ class MILNetwork(nn.Module):
             InstanceClassifier(size, settings.instance_hidden, n_classes) if parts.instance_head else None
         )
         self.pooling = make_pooling(parts, n_classes, settings)
+
+    def encode(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        """Embeddings, in single precision also where they are computed in bfloat16."""
+        with torch.autocast(cells.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            z: Tensor = self.encoder(cells.to(torch.float32))
+        return z.to(torch.float32)
 
     def read(
         self,

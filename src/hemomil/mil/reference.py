@@ -146,6 +146,10 @@ class CrossFitted:
     means: Float64[Tensor, "R H"]
     choleskys: Float64[Tensor, "R H H"]
 
+    def to(self, device: torch.device) -> "CrossFitted":
+        """The same on another device."""
+        return CrossFitted(self.means.to(device), self.choleskys.to(device))
+
     def distance(self, cells: Float[Tensor, "N H"], without: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Distance of each cell to the reference without group `without`; -1: with all groups."""
         deviations_RHN = (cells - self.means[:, None]).transpose(1, 2)
@@ -160,19 +164,59 @@ def fit_crossfitted(
 ) -> CrossFitted:
     """One reference without each group of donors, and one with all; moments are added, not summed anew."""
     n_groups = int(group.max()) + 1
-    if settings.components > 1 or settings.mixture == "bayesian":
-        fits = [fit_gaussian(cells[group != g], settings, seed) for g in range(n_groups)]
-        fits.append(fit_gaussian(cells, settings, seed))
-    else:
-        parts = [Moments.of(cells[group == g]) for g in range(n_groups)]
-        sums = [_added(parts[:g] + parts[g + 1 :]) for g in range(n_groups)] + [_added(parts)]
-        fits = [(moments.mean, moments.covariance(settings)) for moments in sums]
+    if settings.components == 1 and settings.mixture == "gaussian":
+        return crossfitted_of([Moments.of(cells[group == g]) for g in range(n_groups)], settings)
+    fits = [fit_gaussian(cells[group != g], settings, seed) for g in range(n_groups)]
+    return _crossfitted([*fits, fit_gaussian(cells, settings, seed)])
+
+
+def crossfitted_of(parts: list[Moments], settings: MILSettings) -> CrossFitted:
+    """The Gaussians without each of these groups of donors, and with all."""
+    sums = [added(parts[:g] + parts[g + 1 :]) for g in range(len(parts))] + [added(parts)]
+    return _crossfitted([(moments.mean, moments.covariance(settings)) for moments in sums])
+
+
+def _crossfitted(fits: list[tuple[Float64[Tensor, "H"], Float64[Tensor, "H H"]]]) -> CrossFitted:
     means, covariances = zip(*fits, strict=True)
     return CrossFitted(torch.stack(means), torch.stack([cholesky(c) for c in covariances]))
 
 
-def _added(parts: list[Moments]) -> Moments:
+def added(parts: list[Moments]) -> Moments:
+    """The moments of all parts together."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
+
+
+class StreamedMoments:
+    """Moments of the control cells of each group of donors, from embeddings that come by a few at a time."""
+
+    PENDING = 1024
+    """Cells that wait until their moments are taken: adding up matrices for every bag costs more."""
+
+    def __init__(self, n_groups: int) -> None:
+        self._pending: list[list[Tensor]] = [[] for _ in range(n_groups)]
+        self._moments: list[Moments | None] = [None] * n_groups
+
+    def add(self, cells: Float[Tensor, "M H"], group: int) -> None:
+        """Note some cells of donors of one group."""
+        self._pending[group].append(cells)
+        if sum(map(len, self._pending[group])) >= self.PENDING:
+            self._fold(group)
+
+    def _fold(self, group: int) -> None:
+        if not self._pending[group]:
+            return
+        before, new = self._moments[group], Moments.of(torch.cat(self._pending[group]).cpu())
+        self._moments[group] = new if before is None else before + new
+        self._pending[group].clear()
+
+    def take(self) -> list[Moments]:
+        """The moments of each group since they were last taken; every group has to have come by."""
+        for group in range(len(self._moments)):
+            self._fold(group)
+        taken = [moments for moments in self._moments if moments is not None]
+        assert len(taken) == len(self._moments), "a group of control donors did not come by"
+        self._moments = [None] * len(taken)
+        return taken

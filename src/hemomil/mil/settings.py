@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hemomil.errors import SettingsError
 
@@ -106,6 +106,11 @@ class MILSettings(BaseModel):
     )
     reg_covar: float = Field(1e-6, ge=0, description="Added to the diagonal of the reference's covariance.")
     refit_every: int = Field(5, ge=1, description="Epochs between two fits of the reference.")
+    reference_updates: Literal["refit", "streamed"] = Field(
+        "refit",
+        description="In training, embed all control cells again every refit_every epochs, or, after each, "
+        "take the embeddings that its steps came by (one Gaussian only).",
+    )
     crossfit_training: bool = Field(
         True, description="In training, a control donor is measured against a reference made without them."
     )
@@ -114,8 +119,18 @@ class MILSettings(BaseModel):
     clip: float | None = Field(
         5.0, gt=0, description="Bound of standardised features, in SD; none: no bound."
     )
-    chunk_cells: int = Field(256, ge=1, description="RoI maps encoded at once when predicting.")
+    chunk_cells: int = Field(256, ge=1, description="RoI maps encoded at once.")
+    bfloat16: bool = Field(
+        False,
+        description="Encode in bfloat16: faster where a processor has instructions for it, less exact.",
+    )
     device: str = Field("cpu", description="Where networks run: cpu, cuda, cuda:1, or auto.")
+
+    @model_validator(mode="after")
+    def _one_gaussian_can_be_streamed(self) -> "MILSettings":
+        if self.reference_updates == "streamed" and (self.components > 1 or self.mixture == "bayesian"):
+            raise ValueError("a mixture cannot be streamed: set reference_updates to refit")
+        return self
 
     @classmethod
     def preset(cls, name: Preset | str = "default", **changes: Any) -> "MILSettings":

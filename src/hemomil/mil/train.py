@@ -10,18 +10,33 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from hemomil.errors import FeaturesError
 from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence
-from hemomil.mil.reference import CrossFitted, HealthyReference, fit_crossfitted, fit_gaussian
+from hemomil.mil.reference import (
+    CrossFitted,
+    HealthyReference,
+    StreamedMoments,
+    added,
+    crossfitted_of,
+    fit_crossfitted,
+    fit_gaussian,
+)
 from hemomil.mil.settings import MILSettings, Parts
+from hemomil.mil.sharing import gathered, own_rows, sum_gradients
 from hemomil.streams import stream, stream_seed
 
 VECTOR_CHUNK = 8192
 """Vectors embedded at once; bounds memory, not results."""
+KEPT_MAPS = 2048
+"""Of packs with more RoI maps, a chunk's inner layers (a third of a megabyte a cell) are not kept for the
+gradient but computed again."""
+LAID_OUT_BYTES = 4 * 2**30
+"""Of training bags up to this size the RoI maps are cut into patches once, larger ones in each step anew."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,9 @@ class TrainingBags:
         return len(self.cells)
 
     def laid_out_for(self, network: MILNetwork) -> "TrainingBags":
-        """The same bags, RoI maps cut into patches if the encoder reads those."""
-        if not isinstance(network.encoder, RoiEncoder):
+        """The same bags, RoI maps cut into patches if the encoder reads those and memory can be had."""
+        size = sum(cells.nbytes for cells in self.cells)
+        if not isinstance(network.encoder, RoiEncoder) or size > LAID_OUT_BYTES:
             return self
         return replace(self, cells=[RoiEncoder.patches(cells) for cells in self.cells])
 
@@ -51,9 +67,22 @@ class TrainingBags:
 def embed(
     network: MILNetwork, cells: Float[Tensor, "N ..."], chunk: int, device: torch.device | str
 ) -> Float[Tensor, "N H"]:
-    """Embeddings of any number of cells, a chunk at a time."""
-    chunks = [network.encoder(part.to(device, torch.float32)) for part in torch.split(cells, chunk)]
-    return torch.cat(chunks)
+    """Embeddings of any number of cells, a chunk at a time; processes that train together share them out.
+
+    The gradient is exact. Of many RoI maps it costs a second pass through the encoder, and memory for the
+    inner layers of one chunk only.
+    """
+    own = cells[own_rows(len(cells))]
+    again = torch.is_grad_enabled() and cells.dim() > 2 and len(own) > KEPT_MAPS
+
+    def encode(part: Float[Tensor, "_ ..."]) -> Float[Tensor, "_ H"]:
+        return network.encode(part.to(device))
+
+    parts = [
+        checkpoint(encode, part, use_reentrant=False, preserve_rng_state=False) if again else encode(part)
+        for part in torch.split(own, chunk)
+    ]
+    return gathered(torch.cat(parts), len(cells))
 
 
 class Trainer:
@@ -79,6 +108,9 @@ class Trainer:
         self.weighs_distance = parts.distance and not parts.frozen_reference
         self.reference = HealthyReference(settings.embedding).to(device)
         self.crossfitted: CrossFitted | None = None
+        streamed = self.weighs_distance and settings.reference_updates == "streamed"
+        self.stream = StreamedMoments(int(bags.donor_groups.max()) + 1) if streamed else None
+        self.control_distances: list[Tensor] = []
         self.dropout_stream = torch.Generator(device).manual_seed(stream_seed(seed, "dropout"))
         self.optimiser = torch.optim.Adam(
             self.network.parameters(),
@@ -90,14 +122,19 @@ class Trainer:
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> MILNetwork:
         """All epochs; `progress` hears the number of each one done."""
         for epoch in range(self.settings.epochs):
-            if self.weighs_distance and epoch % self.settings.refit_every == 0:
+            if self.weighs_distance and self._is_due(epoch):
                 self.refit()
             self.epoch(epoch)
+            if self.stream is not None:
+                self.refresh()
             progress(epoch + 1)
         if self.weighs_distance:
             self.refit()
         self.network.eval()
         return self.network
+
+    def _is_due(self, epoch: int) -> bool:
+        return epoch == 0 if self.stream is not None else epoch % self.settings.refit_every == 0
 
     def epoch(self, epoch: int) -> None:
         """One pass over the bags in an order of its own."""
@@ -112,6 +149,7 @@ class Trainer:
                 )
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            sum_gradients(self.network.encoder)
             self.optimiser.step()
 
     def loss(self, rows: list[int], epoch: int) -> Float[Tensor, ""]:
@@ -137,10 +175,12 @@ class Trainer:
 
     def evidence(self, rows: list[int]) -> tuple[Evidence, Segments]:
         """A pack of bags, encoded; distances carry no gradient, as in the paper's code."""
-        cells = torch.cat([self.bags.cells[row] for row in rows]).to(self.device, torch.float32)
-        segments = Segments.of_sizes([len(self.bags.cells[row]) for row in rows], self.device)
-        z = self.network.encoder(cells)
+        bags = [self.bags.cells[row] for row in rows]
+        segments = Segments.of_sizes([len(cells) for cells in bags], self.device)
+        z = self._embed(torch.cat(bags) if len(bags) > 1 else bags[0])
         distances = self._distances(z.detach(), rows, segments) if self.weighs_distance else None
+        if self.stream is not None and distances is not None:
+            self._note(z.detach(), distances, rows, segments)
         return self.network.read(self._dropped(z), distances, self.reference), segments
 
     def _distances(self, z: Float[Tensor, "N H"], rows: list[int], segments: Segments) -> Float[Tensor, "N"]:
@@ -148,6 +188,24 @@ class Trainer:
             return self.reference.distance(z)
         groups = self.bags.donor_groups[rows].to(self.device)
         return self.crossfitted.distance(z, groups[segments.bag])
+
+    def _embed(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        chunk = self.settings.chunk_cells if cells.dim() > 2 else VECTOR_CHUNK
+        return embed(self.network, cells, chunk, self.device)
+
+    def _note(
+        self, z: Float[Tensor, "N H"], distances: Float[Tensor, "N"], rows: list[int], segments: Segments
+    ) -> None:
+        """Keep what the next reference is made of: embeddings of controls, and how far off they lay."""
+        assert self.stream is not None
+        groups = self.bags.donor_groups[rows].tolist()
+        sizes = segments.sizes.tolist()
+        for group, of_bag, far in zip(
+            groups, torch.split(z, sizes), torch.split(distances, sizes), strict=True
+        ):
+            if group >= 0:
+                self.stream.add(of_bag, group)
+                self.control_distances.append(far)
 
     def _dropped(self, z: Float[Tensor, "N H"]) -> Float[Tensor, "N H"]:
         share = self.settings.dropout
@@ -160,13 +218,28 @@ class Trainer:
     def refit(self) -> None:
         """Fit the healthy reference to the control cells as they are embedded now."""
         self.network.eval()
-        chunk = self.settings.chunk_cells if self.bags.cells[0].dim() > 2 else VECTOR_CHUNK
         rows = self.bags.controls
-        z = torch.cat([embed(self.network, self.bags.cells[row], chunk, self.device) for row in rows]).cpu()
+        z = torch.cat([self._embed(self.bags.cells[row]) for row in rows]).cpu()
         sizes = torch.tensor([len(self.bags.cells[row]) for row in rows])
         groups = torch.repeat_interleave(self.bags.donor_groups[rows], sizes)
         self.crossfitted = fit_healthy(self.reference, z, groups, self.settings, self.seed, self.device)
         self.network.train()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the reference of the controls' embeddings that the steps of an epoch came by.
+
+        Each is as the weights were at its step, and the scale of distances is that of the reference before:
+        up to an epoch old, but no cell is embedded for it.
+        """
+        assert self.stream is not None
+        parts, settings = self.stream.take(), self.settings
+        everyone = added(parts)
+        self.reference.set_gaussian(everyone.mean, everyone.covariance(settings))
+        self.reference.set_scale(torch.cat(self.control_distances).cpu())
+        self.control_distances.clear()
+        if self.crossfitted is not None:
+            self.crossfitted = crossfitted_of(parts, settings).to(self.device)
 
 
 def fit_healthy(
@@ -185,4 +258,4 @@ def fit_healthy(
         return None
     fitted = fit_crossfitted(z, groups, settings, seed)
     reference.set_scale(fitted.distance(z, groups))
-    return CrossFitted(fitted.means.to(device), fitted.choleskys.to(device))
+    return fitted.to(device)

@@ -1,0 +1,141 @@
+"""Every fast path gives the numbers of the slow one."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hemomil.mil import AnomalyMIL, MILSettings, train
+from hemomil.mil.encoder import RoiEncoder
+from hemomil.mil.reference import Moments, StreamedMoments
+from hemomil.mil.settings import PARTS
+from hemomil.mil.train import Trainer, TrainingBags
+from mil_cohorts import make_cohort, make_roi_cohort
+
+PAPER = MILSettings.preset("paper")
+
+
+def layer_by_layer(encoder, maps):
+    for layer in encoder:
+        maps = layer(maps)
+    return maps
+
+
+def make_trainer(method="anomaly+att+sic", settings=PAPER, seed=4, **changes):
+    bags = make_roi_cohort(seed)
+    targets = torch.arange(len(bags)) % 3
+    cells = [torch.from_numpy(bag.features) for bag in bags]
+    groups = torch.where(targets == 0, torch.arange(len(bags)) // 3, -1)
+    return Trainer(
+        TrainingBags(cells, targets, groups),
+        PARTS[method],
+        (256, 14, 14),
+        3,
+        settings.model_copy(update=changes),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def weights_after_an_epoch(**changes):
+    trainer = make_trainer(**changes)
+    trainer.refit()
+    trainer.epoch(0)
+    return torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()])
+
+
+def test_the_encoder_s_matrix_products_are_its_convolutions():
+    encoder = RoiEncoder()
+    maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for way in (lambda: layer_by_layer(encoder, maps), lambda: encoder(maps)):
+        encoder.zero_grad()
+        z = way()
+        z.square().sum().backward()
+        gradients.append([z.detach(), *(weight.grad.clone() for weight in encoder.parameters())])
+    for plain, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_no_cells_give_no_embeddings():
+    assert RoiEncoder()(torch.zeros(0, 256, 14, 14)).shape == (0, 500)
+
+
+def test_a_pack_in_chunks_has_the_gradient_of_the_whole(monkeypatch):
+    whole = weights_after_an_epoch(batch_bags=3)
+    kept = weights_after_an_epoch(batch_bags=3, chunk_cells=2)
+    monkeypatch.setattr(train, "KEPT_MAPS", 1)
+    again = weights_after_an_epoch(batch_bags=3, chunk_cells=2)
+    torch.testing.assert_close(again, kept, rtol=0, atol=0)
+    torch.testing.assert_close(kept, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch):
+    before = weights_after_an_epoch()
+    monkeypatch.setattr(train, "LAID_OUT_BYTES", 0)
+    assert torch.equal(weights_after_an_epoch(), before)
+
+
+@pytest.mark.parametrize("pending", [1, 7, 1000])
+def test_streamed_moments_are_those_of_the_cells_together(monkeypatch, pending):
+    monkeypatch.setattr(StreamedMoments, "PENDING", pending)
+    cells = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 6))) + 3
+    group = torch.arange(60) % 3
+    streamed = StreamedMoments(3)
+    for start in range(0, 60, 4):
+        for g in range(3):
+            part = slice(start, start + 4)
+            streamed.add(cells[part][group[part] == g], g)
+    for g, moments in enumerate(streamed.take()):
+        whole = Moments.of(cells[group == g])
+        assert moments.n == whole.n
+        torch.testing.assert_close(moments.mean, whole.mean)
+        torch.testing.assert_close(moments.scatter, whole.scatter)
+    with pytest.raises(AssertionError, match="did not come by"):
+        streamed.take()
+
+
+@pytest.mark.parametrize("crossfit", [False, True])
+def test_where_nothing_is_learned_a_streamed_reference_is_the_refitted_one(crossfit):
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0, "crossfit_training": crossfit}
+    refitted, streamed = make_trainer(**still), make_trainer(**still, reference_updates="streamed")
+    for trainer in (refitted, streamed):
+        trainer.refit()
+        trainer.epoch(0)
+    refitted.refit()
+    streamed.refresh()
+    for name, value in refitted.reference.state_dict().items():
+        torch.testing.assert_close(streamed.reference.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert (streamed.crossfitted is not None) == crossfit
+    if crossfit:
+        torch.testing.assert_close(
+            streamed.crossfitted.choleskys, refitted.crossfitted.choleskys, rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_streamed_training_is_not_far_from_a_refitted_one():
+    bags = make_cohort(7)
+    told = [
+        AnomalyMIL("anomaly+att", MILSettings(epochs=30, reference_updates=how)).fit(bags).predict_proba(bags)
+        for how in ("refit", "streamed")
+    ]
+    assert not np.array_equal(*told)
+    assert np.abs(told[0] - told[1]).mean() < 0.05
+
+
+def test_a_mixture_cannot_be_streamed():
+    with pytest.raises(ValidationError, match="a mixture cannot be streamed"):
+        MILSettings(reference_updates="streamed", components=2)
+
+
+def test_bfloat16_is_asked_for_and_costs_a_hundredth():
+    bags = make_roi_cohort(5)
+    assert not MILSettings.preset("paper").bfloat16
+    exact, rough = (make_trainer("att", bfloat16=how) for how in (False, True))
+    cells = torch.from_numpy(bags[0].features)
+    z, other = exact.network.encode(cells), rough.network.encode(cells)
+    assert other.dtype == torch.float32
+    assert not torch.equal(z, other)
+    assert torch.linalg.vector_norm(other - z) < 0.01 * torch.linalg.vector_norm(z)
+    rough.epoch(0)
+    assert all(weight.dtype == torch.float32 for weight in rough.network.parameters())
