@@ -28,8 +28,9 @@ check: $(STAMP)     ## style, types, and which room may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)     ## ratios to the plain way, side by side
-	@for name in mil detect coverage assumptions; do $(BIN)/python benchmarks/$$name.py; done
+bench: $(STAMP)     ## ratios to the plain way, side by side, one thread; then docs/speed.md from what was found
+	@for name in mil store scale detect coverage assumptions speed; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(STAMP)      ## docs/commands.md from the commands themselves
 	$(BIN)/typer hemomil.cli utils docs --name hemomil --title "hemomil: commands" --output docs/commands.md

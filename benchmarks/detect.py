@@ -30,8 +30,8 @@ from hemomil.detect import (
 )
 from hemomil.simulate import draw_field, random_field_settings
 from hemomil.streams import stream
+from timing import alternate
 
-ROUNDS = 5
 TIMED = 3
 """Images that are timed."""
 OURS = "shipped, small"
@@ -63,13 +63,9 @@ def find_with(net, images, device):
             net([to_dtype(to_image(image.copy()), torch.float32, scale=True).to(device)])
 
 
-def seconds(task, device):
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    start = clock()
-    task()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start
+def gpu_clock():
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def compare(examples, trained, device):
@@ -87,7 +83,7 @@ def compare(examples, trained, device):
         for name, finder in finders.items()
     }
     tasks["torchvision ResNet-50 v2, 800 pixels"] = lambda: find_with(net, images, device)
-    rounds = [{name: seconds(task, device) for name, task in tasks.items()} for _ in range(ROUNDS + 1)][1:]
+    rounds = alternate(tasks, clock=time.process_time if device == "cpu" else gpu_clock)
     cells = sum(len(finders[OURS].detect(image).boxes) for image in images)
     for name in tasks:
         middle = statistics.median(r[name] for r in rounds)

@@ -3,7 +3,7 @@
 Axes: N cells, S bags made of them, E networks averaged, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,14 +24,14 @@ def explain_bag(
     bag_E1K = torch.stack([member.pooling(read, bag) for member, read in pairs]).double()
     probabilities = bag_E1K.softmax(dim=2).mean(dim=0)[0]
     predicted = int(probabilities.argmax())
-    weights = torch.stack([member.pooling.weights(read, bag)[:, predicted] for member, read in pairs])
-    cells_ENK = torch.stack([member.cell_logits(read) for member, read in pairs]).double()
+    weights = _mean(member.pooling.weights(read, bag)[:, predicted].double() for member, read in pairs)
+    cells_NK = _mean(member.cell_logits(read).double().softmax(dim=1) for member, read in pairs)
     return {
         "probabilities": probabilities,
-        "weight": weights.mean(dim=0).double(),
+        "weight": weights,
         "attention": _attention(pairs, bag),
         "contribution": _contribution(pairs, bag, bag_E1K, predicted),
-        "cell_probabilities": cells_ENK.softmax(dim=2).mean(dim=0),
+        "cell_probabilities": cells_NK,
     }
 
 
@@ -55,7 +55,7 @@ def _attention(pairs: Sequence[tuple[MILNetwork, Evidence]], bag: Segments) -> F
     ]
     if not shares:
         return torch.full((len(bag.bag),), torch.nan, dtype=torch.float64, device=bag.bag.device)
-    return torch.stack(shares).mean(dim=0)
+    return _mean(shares)
 
 
 def _contribution(
@@ -68,12 +68,26 @@ def _contribution(
     n = len(pairs[0][1].values)
     if n == 1:
         return bag_E1K.new_zeros(1)
-    without_ENK = torch.stack([member.pooling.without_each(read, bag) for member, read in pairs]).double()
-    return log_odds(bag_E1K, predicted) - log_odds(without_ENK, predicted)
+    without = (member.pooling.without_each(read, bag).double() for member, read in pairs)
+    return log_odds(iter(bag_E1K), predicted) - log_odds(without, predicted)
 
 
-def log_odds(logits: Float[Tensor, "E N K"], k: int) -> Float[Tensor, "N"]:
-    """log p_k - log(1 - p_k) of the networks' mean probability, exact where p_k is 0 or 1 to all digits."""
-    logs = logits.log_softmax(dim=2)
-    others = torch.cat([logs[:, :, :k], logs[:, :, k + 1 :]], dim=2).logsumexp(dim=2)
-    return logs[:, :, k].logsumexp(dim=0) - others.logsumexp(dim=0)
+def log_odds(logits: Iterable[Float[Tensor, "N K"]], k: int) -> Float[Tensor, "N"]:
+    """log p_k - log(1 - p_k) of the networks' mean probability, exact where p_k is 0 or 1 to all digits.
+
+    One network's logits are held at a time: a bag may have a million cells.
+    """
+    ours = rest = torch.tensor(-torch.inf)
+    for of_network in logits:
+        logs = of_network.log_softmax(dim=1)
+        others = torch.cat([logs[:, :k], logs[:, k + 1 :]], dim=1).logsumexp(dim=1)
+        ours, rest = torch.logaddexp(ours.to(logs), logs[:, k]), torch.logaddexp(rest.to(logs), others)
+    return ours - rest
+
+
+def _mean(values: Iterable[Float[Tensor, "N ..."]]) -> Float[Tensor, "N ..."]:
+    """Mean over the networks, summed one by one."""
+    total, count = torch.zeros(()), 0
+    for value in values:
+        total, count = total.to(value) + value, count + 1
+    return total / count

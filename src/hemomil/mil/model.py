@@ -60,7 +60,7 @@ class Core(nn.Module):
 
     def inputs(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
         """What encoders take: RoI maps as they are, or standardised vectors."""
-        return cells.to(torch.float32) if self.reads_maps else self.space(cells)
+        return cells if self.reads_maps else self.space(cells)
 
     def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """The vectors whose distance to the healthy reference counts, read in chunks."""
@@ -79,10 +79,16 @@ class Core(nn.Module):
         return evidence, torch.cat([distances for _, distances in parts])
 
     def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
-        distances = self.reference.distance(self._judged(cells))
-        inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
-        evidence = [member.read(member.encode(inputs), distances, self.reference) for member in self.members]
-        return evidence, distances
+        if self.parts.frozen_reference:
+            distances = self.reference.distance(self._judged(cells))
+            inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
+            z = [member.encode(inputs) for member in self.members]
+        else:
+            inputs = self.inputs(cells)
+            z = [member.encode(inputs) for member in self.members]
+            distances = self.reference.distance(z[0])
+        pairs = zip(self.members, z, strict=True)
+        return [member.read(of_member, distances, self.reference) for member, of_member in pairs], distances
 
 
 class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from hemomil.mil.settings import MILSettings
 
+BLOCK = 2048
+"""Cells that are centred or whitened at a time in double precision: bounds memory, stays in the cache."""
+PANEL = 128
+"""Dimensions of the embedding whose products with all before are computed at a time."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -26,10 +31,11 @@ class Moments:
     @classmethod
     def of(cls, cells: Float[Tensor, "M H"]) -> "Moments":
         """The moments of some cells."""
-        cells = cells.double()
-        mean = cells.mean(dim=0)
-        centred = cells - mean
-        return cls(len(cells), mean, centred.T @ centred)
+        mean = cells.mean(dim=0, dtype=torch.float64)
+        scatter = mean.new_zeros(len(mean), len(mean))
+        for block in torch.split(cells, BLOCK):
+            _add_lower_product(scatter, block.double() - mean)
+        return cls(len(cells), mean, scatter.tril() + scatter.tril(-1).T)
 
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of both together (Chan, Golub & LeVeque 1979)."""
@@ -44,6 +50,13 @@ class Moments:
         if settings.covariance == "shrunk":
             covariance = shrink(covariance, self.n)
         return covariance + settings.reg_covar * torch.eye(len(self.mean), dtype=torch.float64)
+
+
+def _add_lower_product(total: Float64[Tensor, "H H"], rows: Float64[Tensor, "M H"]) -> None:
+    """Add `rows.T @ rows`, whose upper triangle is not needed: of most of it nothing is computed."""
+    for columns in torch.split(torch.arange(len(total)), PANEL):
+        start, end = int(columns[0]), int(columns[-1]) + 1
+        total[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
 
 
 def shrink(covariance: Float64[Tensor, "H H"], n: int) -> Float64[Tensor, "H H"]:
@@ -68,6 +81,17 @@ def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
         extra *= 10
         factor, failed = torch.linalg.cholesky_ex(covariance + extra * torch.eye(len(covariance)).double())
     return factor
+
+
+def mahalanobis(
+    cells: Float[Tensor, "N H"], mean: Float64[Tensor, "H"], factor: Float64[Tensor, "H H"]
+) -> Float[Tensor, "N"]:
+    """Distance of each cell from the mean, in standard deviations; `factor`: the covariance's, lower."""
+    distances = []
+    for part in torch.split(cells, BLOCK):
+        white = torch.linalg.solve_triangular(factor.T, part - mean, upper=True, left=False)
+        distances.append(torch.linalg.vector_norm(white, dim=1).to(cells.dtype))
+    return torch.cat(distances)
 
 
 class HealthyReference(nn.Module):
@@ -100,9 +124,7 @@ class HealthyReference(nn.Module):
 
     def distance(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
         """Mahalanobis distance of each cell to the healthy reference (eq. 3), in standard deviations."""
-        white_HN = torch.linalg.solve_triangular(self.cholesky, (cells - self.mean).T, upper=False)
-        distances: Tensor = torch.linalg.vector_norm(white_HN, dim=0)
-        return distances.to(cells.dtype)
+        return mahalanobis(cells, self.mean, self.cholesky)
 
     def bounded(self, distances: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """log of a weight in (0, 1): 1/2 at the healthy 95th percentile, .12 at the healthy median."""
@@ -152,11 +174,12 @@ class CrossFitted:
 
     def distance(self, cells: Float[Tensor, "N H"], without: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Distance of each cell to the reference without group `without`; -1: with all groups."""
-        deviations_RHN = (cells - self.means[:, None]).transpose(1, 2)
-        white_RHN = torch.linalg.solve_triangular(self.choleskys, deviations_RHN, upper=False)
-        distances_RN: Tensor = torch.linalg.vector_norm(white_RHN, dim=1).to(cells.dtype)
-        rows_N = torch.where(without < 0, len(self.means) - 1, without)
-        return distances_RN.gather(0, rows_N[None]).squeeze(0)
+        distances = cells.new_empty(len(cells))
+        for group in torch.unique(without).tolist():
+            asked = without == group
+            # the last reference is the one with all groups, which is where -1 points
+            distances[asked] = mahalanobis(cells[asked], self.means[group], self.choleskys[group])
+        return distances
 
 
 def fit_crossfitted(

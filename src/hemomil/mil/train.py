@@ -104,7 +104,8 @@ class Trainer:
         self.network = blank_network(parts, feature_shape, n_classes, settings)
         self.bags = bags.laid_out_for(self.network)
         initialise(self.network, torch.Generator().manual_seed(stream_seed(seed, "weights")))
-        self.network.to(device)
+        # convolutions are computed as products with their kernels' channels last
+        self.network.to(device).to(memory_format=torch.channels_last)
         self.weighs_distance = parts.distance and not parts.frozen_reference
         self.reference = HealthyReference(settings.embedding).to(device)
         self.crossfitted: CrossFitted | None = None
@@ -130,8 +131,7 @@ class Trainer:
             progress(epoch + 1)
         if self.weighs_distance:
             self.refit()
-        self.network.eval()
-        return self.network
+        return self.network.eval().to(memory_format=torch.contiguous_format)
 
     def _is_due(self, epoch: int) -> bool:
         return epoch == 0 if self.stream is not None else epoch % self.settings.refit_every == 0
@@ -212,7 +212,7 @@ class Trainer:
         if share == 0:
             return z
         kept = torch.rand(z.shape, generator=self.dropout_stream, device=self.device) >= share
-        return z * kept / (1 - share)
+        return z * kept.to(z.dtype).div_(1 - share)
 
     @torch.no_grad()
     def refit(self) -> None:
