@@ -6,7 +6,6 @@ Axes: N cells, H W pixels. Boxes are x0 y0 x1 y1 in pixels of the image, half-op
 """
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,9 +45,6 @@ CLOSER = 1.6
 
 Pyramid = dict[str, Tensor]
 """Feature maps of a batch of tiles, by level."""
-
-KEPT_KERNELS = 128
-"""Kernels of oneDNN that are kept; an image takes about 80."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +97,6 @@ class Detector:
         self.settings = settings or DetectSettings()
         self.device = pick_device(self.settings.device)
         stored.round_to_half(net)
-        # nearly every image has a size of its own, and for each oneDNN keeps code of its own: 1024 pieces if
-        # nothing else is asked for, which grow to gigabytes. It looks here when it first computes.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
         self.net = net.to(self.device, memory_format=torch.channels_last).eval()
         self.net.requires_grad_(False)
         self.fingerprint = stored.fingerprint(net)
