@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Two test processes on two cores: with two OpenMP threads each, they wait for one another by spinning.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
