@@ -1,4 +1,4 @@
-"""What a person sees of a run: report, info."""
+"""What a person sees of a run: report, explain, info."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,17 +7,59 @@ import typer
 
 from hemomil import commands
 from hemomil.cli.app import app
-from hemomil.cli.flags import Json, Quiet, print_json
+from hemomil.cli.flags import Force, Json, Output, Quiet, print_json
 from hemomil.commands.console import Talk
+
+
+Run = Annotated[Path, typer.Argument(help="Finished run folder of train, predict or study.")]
+ShownMethod = Annotated[
+    str | None, typer.Option(help="Method to show, of a study (default: `default`, or the last).")
+]
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Finished run folder.")],
+    run: Run,
     quiet: Quiet = False,
 ) -> None:
     """Draw the figures and the page of a run again."""
     commands.report(run, talk=Talk(quiet=quiet))
+
+
+@app.command()
+def explain(
+    run: Run,
+    output: Output,
+    top: Annotated[
+        int, typer.Option(help="Cells to show: so many by contribution, as many by anomaly.", min=1)
+    ] = 50,
+    marks: Annotated[
+        Path | None, typer.Option(help="marks.csv of `hemomil view`: scores the explanations by an expert.")
+    ] = None,
+    sample: Annotated[
+        list[str] | None, typer.Option(help="Show cells of this sample only; repeatable.")
+    ] = None,
+    method: ShownMethod = None,
+    crops: Annotated[
+        bool, typer.Option(help="Cut the cells out, each beside its nearest healthy ones.")
+    ] = True,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say which cells made each diagnosis: ranks, nearest healthy cells, pictures, and whether it holds."""
+    told = commands.explain(
+        run,
+        output,
+        top=top,
+        marks=marks,
+        samples=sample or (),
+        method=method,
+        crops=crops,
+        force=force,
+        talk=Talk(quiet=quiet),
+    )
+    print_json(told) if as_json else typer.echo(f"wrote {output / 'top.csv'} and {output / 'cells.parquet'}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ _HOME = {
     "detect": "detection",
     "detect_evaluate": "evaluation",
     "detect_train": "detection",
+    "explain": "explain",
     "info": "about",
     "init": "cohorts",
     "predict": "training",
