@@ -10,7 +10,6 @@ from hemomil.cli.app import app
 from hemomil.cli.flags import Force, Json, Output, Quiet, print_json
 from hemomil.commands.console import Talk
 
-
 Run = Annotated[Path, typer.Argument(help="Finished run folder of train, predict or study.")]
 ShownMethod = Annotated[
     str | None, typer.Option(help="Method to show, of a study (default: `default`, or the last).")
