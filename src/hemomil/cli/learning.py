@@ -1,4 +1,4 @@
-"""Learn, diagnose, cross-validate: train, predict, study."""
+"""Learn, diagnose, meet a new site, cross-validate: train, predict, recalibrate, study."""
 
 from pathlib import Path
 from typing import Annotated
@@ -100,6 +100,41 @@ def predict(
     print_json(told) if as_json else typer.echo(
         f"wrote {output / 'samples.csv'}; page {output / 'report.html'}"
     )
+
+
+@app.command()
+def recalibrate(
+    model: Annotated[Path, typer.Argument(help="Run folder of `hemomil train`.")],
+    output: Output,
+    controls: Annotated[Path, typer.Option(help="manifest.csv of the new site's own healthy samples.")],
+    cells: CellsFile = None,
+    level: Annotated[
+        float, typer.Option(help="Error rate that the donors must be enough to certify.", min=0, max=1)
+    ] = 0.05,
+    skip_unreadable: Skip = None,
+    jobs: Jobs = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit what is healthy anew on a site's own controls, leave the networks, and say what has drifted."""
+    told = commands.recalibrate(
+        model,
+        controls,
+        output,
+        cells=cells,
+        level=level,
+        skip_unreadable=bool(skip_unreadable),
+        jobs=jobs,
+        force=force,
+        talk=Talk(quiet=quiet),
+    )
+    if as_json:
+        print_json(told)
+        return
+    from hemomil.commands.drift import drift_text
+
+    typer.echo(drift_text(told))
 
 
 @app.command()

@@ -19,6 +19,7 @@ _HOME = {
     "info": "about",
     "init": "cohorts",
     "predict": "training",
+    "recalibrate": "recalibrate",
     "report": "page",
     "resolve_settings": "settings",
     "simulate": "cohorts",

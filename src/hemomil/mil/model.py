@@ -3,6 +3,7 @@
 Axes: S bags, N cells of a bag, M cells of training controls, E networks averaged, K classes, F features.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -32,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 
 class Core(nn.Module):
-    """All that is learned and saved: feature space, networks, healthy reference."""
+    """All that is learned and saved: feature space, networks, healthy references."""
 
     def __init__(
         self, parts: Parts, feature_shape: tuple[int, ...], n_classes: int, settings: MILSettings
@@ -47,6 +48,13 @@ class Core(nn.Module):
             [blank_network(parts.of_member(k), feature_shape, n_classes, settings) for k in range(members)]
         )
         self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
+        self.site_reference: HealthyReference | None = None
+        """Made of another laboratory's controls: anomaly is read from it, what pooling weighs by is not."""
+
+    def add_site_reference(self) -> HealthyReference:
+        """A blank site reference in place of none, or of the one before."""
+        self.site_reference = HealthyReference(len(self.reference.mean)).to(self.device)
+        return self.site_reference
 
     @property
     def members(self) -> list[MILNetwork]:
@@ -73,22 +81,26 @@ class Core(nn.Module):
         return self.members[0].encode(self.inputs(cells))
 
     def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
-        """Evidence of one bag's cells for each network, and their distances; embeddings live a chunk long."""
+        """Evidence of one bag's cells for each network, and their anomaly; embeddings live a chunk long."""
         parts = [self._read(part.to(self.device)) for part in torch.split(cells, self.chunk)]
         evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
-        return evidence, torch.cat([distances for _, distances in parts])
+        return evidence, torch.cat([anomaly for _, anomaly in parts])
 
     def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
         if self.parts.frozen_reference:
-            distances = self.reference.distance(self._judged(cells))
+            judged = self._judged(cells)
+            distances = self.reference.distance(judged)
             inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
             z = [member.encode(inputs) for member in self.members]
         else:
             inputs = self.inputs(cells)
             z = [member.encode(inputs) for member in self.members]
-            distances = self.reference.distance(z[0])
+            judged = z[0]
+            distances = self.reference.distance(judged)
         pairs = zip(self.members, z, strict=True)
-        return [member.read(of_member, distances, self.reference) for member, of_member in pairs], distances
+        evidence = [member.read(of_member, distances, self.reference) for member, of_member in pairs]
+        site = self.site_reference
+        return evidence, distances if site is None else site.distance(judged)
 
 
 class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -148,7 +160,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._learn_space(cells, groups)
         if parts.pooling != "quantiles":
             self._train(cells, targets, groups, progress or (lambda done, total: None))
-        self._fit_reference(cells, groups, donors)
+        self._fit_reference(self.core_.reference, cells, groups, donors)
         if parts.pooling == "quantiles":
             self._fit_quantiles(cells, targets, groups)
         self.core_.eval()
@@ -202,7 +214,13 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             core.networks[member] = trainer.run(report)
 
     @torch.no_grad()
-    def _fit_reference(self, cells: list[Tensor], groups: Int64[Tensor, "S"], patients: list[str]) -> None:
+    def _fit_reference(
+        self,
+        reference: HealthyReference,
+        cells: list[Tensor],
+        groups: Int64[Tensor, "S"],
+        patients: list[str],
+    ) -> None:
         core, settings = self.core_, self._settings
         core.eval()
         rows = torch.nonzero(groups >= 0)[:, 0].tolist()
@@ -210,11 +228,11 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sizes = torch.tensor([len(cells[row]) for row in rows])
         group_M, z_MH = torch.repeat_interleave(groups[rows], sizes), torch.cat(judged)
         seed = stream_seed(self.seed, "reference")
-        fit_healthy(core.reference, z_MH, group_M, settings, seed, core.device)
+        fit_healthy(reference, z_MH, group_M, settings, seed, core.device)
         if int(group_M.max()) > 0:
             scores = fit_crossfitted(z_MH, group_M, settings, seed).distance(z_MH, group_M)
         else:
-            scores = core.reference.distance(z_MH.to(core.device)).cpu()
+            scores = reference.distance(z_MH.to(core.device)).cpu()
         donors = [patients[row] for row in rows for _ in range(len(cells[row]))]
         self.control_scores_ = (scores.double().numpy(), tuple(donors))
 
@@ -236,6 +254,29 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         assert isinstance(pooling, QuantilePooling)
         fit_quantiles(pooling.cpu(), torch.cat(distances), Segments.of_sizes(sizes), targets)
         pooling.to(self.core_.device)
+
+    def recalibrated(self, bags: Sequence[Bag], patients: Sequence[str] | None = None) -> "AnomalyMIL":
+        """A copy whose anomaly and `control_scores_` rest on these control bags, of another laboratory say.
+
+        What was learned stays: class probabilities, weights and contributions are the same to the last bit,
+        also where they rest on distances. Raises FeaturesError for bags of another shape.
+        """
+        self._check(bags)
+        model = copy.deepcopy(self)
+        model.notices_ = ()
+        donors = [bag.patient for bag in bags] if patients is None else list(patients)
+        groups = model._donor_groups([self.control] * len(bags), donors)
+        cells = [_tensor(bag.features) for bag in bags]
+        model._fit_reference(model.core_.add_site_reference(), cells, groups, donors)
+        return model
+
+    @torch.no_grad()
+    def standardised(self, bag: Bag) -> Float[np.ndarray, "N F"]:
+        """The cells in standard deviations of the training controls' cells, unclipped; maps as in `space`."""
+        self._check([bag])
+        space, parts = self.core_.space, torch.split(_tensor(bag.features), self.core_.chunk)
+        vectors = [(space.flatten(part.to(self.core_.device)) - space.mean) / space.scale for part in parts]
+        return torch.cat(vectors).cpu().numpy()
 
     def predict_proba(self, bags: Sequence[Bag]) -> Float[np.ndarray, "S K"]:
         """Class probabilities of each bag, in the order of `classes_`."""
@@ -316,6 +357,8 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             model.control_scores_ = (tensors.pop("control_scores"), tuple(config["control_patients"]))
             model.notices_ = ()
             core = Core(parts_of(model.method), model.feature_shape_, len(model.classes_), model._settings)
+            if any(name.startswith("site_reference.") for name in tensors):
+                core.add_site_reference()
             core.load_state_dict({name: _tensor(value) for name, value in tensors.items()}, strict=True)
         except (KeyError, ValueError, RuntimeError) as problem:
             raise ModelError(

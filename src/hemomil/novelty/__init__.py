@@ -1,5 +1,34 @@
 """How often would a healthy donor look this strange? Error rates for anomaly scores. No torch."""
 
-from hemomil.novelty.calibration import Calibration, benjamini_hochberg, donor_notices, top_decile_mean
+from hemomil.novelty.calibration import (
+    Calibration,
+    benjamini_hochberg,
+    donor_notices,
+    donors_for_width,
+    donors_needed,
+    flag_threshold,
+    top_decile_mean,
+)
+from hemomil.novelty.intervals import DonorBootstrap, ensemble_interval, verdicts
+from hemomil.novelty.sets import ConformalSets, set_text
+from hemomil.novelty.share import HealthyTails, abnormal_share_low
+from hemomil.novelty.temperature import apply_temperature, fit_temperature
 
-__all__ = ["Calibration", "benjamini_hochberg", "donor_notices", "top_decile_mean"]
+__all__ = [
+    "Calibration",
+    "ConformalSets",
+    "DonorBootstrap",
+    "HealthyTails",
+    "abnormal_share_low",
+    "apply_temperature",
+    "benjamini_hochberg",
+    "donor_notices",
+    "donors_for_width",
+    "donors_needed",
+    "ensemble_interval",
+    "fit_temperature",
+    "flag_threshold",
+    "set_text",
+    "top_decile_mean",
+    "verdicts",
+]
