@@ -18,6 +18,7 @@ from hemomil.cli import making as making
 from hemomil.cli import detecting as detecting
 from hemomil.cli import learning as learning
 from hemomil.cli import showing as showing
+from hemomil.cli import exporting as exporting
 # isort: on
 
 

@@ -26,3 +26,5 @@ detect_app = typer.Typer(
     cls=_DetectGroup, no_args_is_help=True, help="Find red cells in images: detect MANIFEST -o OUT."
 )
 app.add_typer(detect_app, name="detect")
+
+export_app = typer.Typer(no_args_is_help=True, help="A run in the formats of other tools.")

@@ -38,6 +38,10 @@ Detector = Annotated[
         help="Detector: small, resnet50, threshold (no network), or a file of `detect train`.",
     ),
 ]
+Run = Annotated[Path, typer.Argument(help="Finished run folder of train, predict or study.")]
+ShownMethod = Annotated[
+    str | None, typer.Option(help="Method to show, of a study (default: `default`, or the last).")
+]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML); flags win over it.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="Any setting: mil.epochs=5; repeatable.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes side by side (default: one per core).", min=1)]

@@ -6,14 +6,9 @@ from typing import Annotated
 import typer
 
 from hemomil import commands
-from hemomil.cli.app import app
-from hemomil.cli.flags import Force, Json, Output, Quiet, print_json
+from hemomil.cli.app import app, export_app
+from hemomil.cli.flags import Force, Json, Output, Quiet, Run, ShownMethod, print_json
 from hemomil.commands.console import Talk
-
-Run = Annotated[Path, typer.Argument(help="Finished run folder of train, predict or study.")]
-ShownMethod = Annotated[
-    str | None, typer.Option(help="Method to show, of a study (default: `default`, or the last).")
-]
 
 
 @app.command()
@@ -59,6 +54,9 @@ def explain(
         talk=Talk(quiet=quiet),
     )
     print_json(told) if as_json else typer.echo(f"wrote {output / 'top.csv'} and {output / 'cells.parquet'}")
+
+
+app.add_typer(export_app, name="export")
 
 
 @app.command()

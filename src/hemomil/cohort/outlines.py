@@ -21,7 +21,7 @@ from hemomil.cohort.problems import Problem, refuse_if_any
 from hemomil.errors import CellsError
 
 Mask = Bool[np.ndarray, "_ _"]
-Ring = Float[np.ndarray, "P 2"]
+Ring = Float[np.ndarray, "_ 2"]
 CELLS = ("cell", "detection", "annotation", "")
 """QuPath's objects that can be a cell; "" where the file does not say what an object is."""
 EXPORT = "export it again; in QuPath: File > Export objects as GeoJSON"
