@@ -1,4 +1,4 @@
-"""What a person sees of a run: report, explain, info."""
+"""What a person sees of a run: report, view, explain, info."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,33 @@ def report(
 ) -> None:
     """Draw the figures and the page of a run again."""
     commands.report(run, talk=Talk(quiet=quiet))
+
+
+@app.command()
+def view(
+    run: Run,
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = 8123,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; one that others reach asks for a token.")
+    ] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(help="Token to ask for (default: drawn, and printed).")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Hide scores, predictions, classes.")] = False,
+    marks: Annotated[Path | None, typer.Option(help="Where marks are kept (default: RUN/marks.csv).")] = None,
+    method: ShownMethod = None,
+    browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+) -> None:
+    """Look at a run, of any size, in the browser, and mark cells; nothing leaves this machine."""
+    commands.view(
+        run,
+        host=host,
+        port=port,
+        token=token,
+        blind=blind,
+        marks=marks,
+        method=method,
+        open_browser=browser,
+        talk=Talk(),
+    )
 
 
 @app.command()

@@ -31,6 +31,7 @@ _HOME = {
     "simulation": "cohorts",
     "study": "cross_validation",
     "train": "training",
+    "view": "view",
 }
 __all__ = sorted(_HOME)
 

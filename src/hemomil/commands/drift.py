@@ -113,8 +113,8 @@ def _under_old(site: Site) -> tuple[dict[str, Any], pd.DataFrame]:
     controls = pd.DataFrame({"donor": patients, "score": scores})
     found = np.concatenate([said.anomaly for said in site.predictions])
     donors = [bag.patient for bag in site.bags for _ in bag.cell_ids]
-    cells = pd.DataFrame({"donor": donors, "score": found, "p": site.old.calibration.cell_p(found)})
-    about, by_donor = _flagged(cells, site.old.calibration.n_donors, site)
+    cells = pd.DataFrame({"donor": donors, "score": found, "p": site.old.judge.calibration.cell_p(found)})
+    about, by_donor = _flagged(cells, site.old.judge.calibration.n_donors, site)
     ks, statistic_p = ks_from(cells, controls), ks_of_donors(cells, controls)
     about["ks"] = _over_donors(ks, site)
     about["ks_among_controls"] = _over_donors(ks_among(controls), site)

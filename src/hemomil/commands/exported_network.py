@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hemomil.mil.model import Core
+from hemomil.mil.core import Core
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import WeightedPooling
 from hemomil.mil.reference import HealthyReference

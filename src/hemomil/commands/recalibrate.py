@@ -7,6 +7,7 @@ from hemomil.cohort import Problem, listing
 from hemomil.commands.cells import prepare
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.drift import Site, drift_notices, drift_record, moved_features
+from hemomil.commands.fitting import judge_of_site, predict
 from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other_features, save_model
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import jobs_or_cores
@@ -14,7 +15,7 @@ from hemomil.commands.source import load_source, settings_for
 from hemomil.commands.tables import write_table
 from hemomil.errors import ManifestError, RunFolderError, SettingsError
 from hemomil.files import write_json
-from hemomil.novelty import Calibration, donors_needed
+from hemomil.novelty import donors_needed
 from hemomil.types import Bag, Cohort
 
 MIN_DONORS = 2
@@ -70,12 +71,14 @@ def _recalibrate(
         new = refitted(trained, bags)
         save_model(run.path / "model", new)
     with run.timed("drift"):
-        site = Site(bags=bags, old=trained, new=new, predictions=trained.model.predict_cells(bags))
+        site = Site(
+            bags=bags, old=trained, new=new, predictions=predict(trained.model, trained.judge, bags)[0]
+        )
         moved = moved_features(site)
         drift = drift_record(site, moved, level)
     write_table(run.path / "drift.csv", moved)
     write_json(run.path / "drift.json", drift)
-    run.notices.extend((*drift_notices(drift), *(new.calibration.notices if drift["certified"] else ())))
+    run.notices.extend((*drift_notices(drift), *(new.judge.notices if drift["certified"] else ())))
     run.facts.update(
         classes=tuple(new.model.classes_), control=run.settings.control, methods=[new.model.method]
     )
@@ -85,11 +88,9 @@ def _recalibrate(
 def refitted(trained: TrainedModel, controls: list[Bag]) -> TrainedModel:
     """The model with another healthy reference and calibration, both made of these bags."""
     model = trained.model.recalibrated(controls)
-    scores, donors = model.control_scores_
-    samples = [bag.sample for bag in controls for _ in bag.cell_ids]
     return TrainedModel(
         model=model,
-        calibration=Calibration.fit(scores, donors, samples),
+        judge=judge_of_site(model, trained.judge, controls, trained.settings.seed),
         settings=trained.settings,
         fingerprint=trained.fingerprint,
     )

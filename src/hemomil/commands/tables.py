@@ -8,7 +8,7 @@ import pandas as pd
 
 from hemomil.explain import DeletionCurve
 from hemomil.files import write_text, written_whole
-from hemomil.novelty import Calibration, benjamini_hochberg
+from hemomil.novelty.judge import CellFlags, Judge
 from hemomil.types import Bag, Prediction, Sample
 
 CELL_COLUMNS = ("cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1")
@@ -30,7 +30,7 @@ DELETION_COLUMNS = {
 def sample_rows(
     bags: Sequence[Bag],
     predictions: Sequence[Prediction],
-    calibration: Calibration,
+    judge: Judge,
     *,
     method: str,
     run: int | None,
@@ -47,7 +47,9 @@ def sample_rows(
             "method": method,
             "predicted": said.predicted,
             **_probabilities(said.classes, said.probabilities),
-            "novelty_p": calibration.sample_p(said.anomaly),
+            "novelty_p": judge.sample_p(said.anomaly),
+            "novelty_floor": judge.calibration.floor,
+            "abnormal_low": judge.abnormal_low(said.anomaly),
         }
         for bag, said in zip(bags, predictions, strict=True)
     ]
@@ -69,6 +71,8 @@ def blank_rows(
             "predicted": None,
             **_probabilities(classes, np.full(len(classes), np.nan)),
             "novelty_p": np.nan,
+            "novelty_floor": np.nan,
+            "abnormal_low": np.nan,
         }
         for sample in samples
     ]
@@ -78,7 +82,7 @@ def blank_rows(
 def cell_rows(
     bags: Sequence[Bag],
     predictions: Sequence[Prediction],
-    calibration: Calibration,
+    flags: Sequence[CellFlags],
     obs: pd.DataFrame,
     *,
     method: str,
@@ -86,7 +90,7 @@ def cell_rows(
     fold: int | None,
 ) -> pd.DataFrame:
     """One row per cell of the bags; `obs` is the store's table of cells, by cell_id."""
-    tables = [_cells_of(bag, said, calibration) for bag, said in zip(bags, predictions, strict=True)]
+    tables = [_cells_of(*of_bag) for of_bag in zip(bags, predictions, flags, strict=True)]
     scores = pd.concat(tables, ignore_index=True)
     known = obs.loc[scores["cell_id"]].reset_index(drop=True)
     told = known.reindex(columns=["patient", "image", "x0", "y0", "x1", "y1"])
@@ -119,8 +123,7 @@ def deletion_rows(
     return pd.DataFrame(rows, columns=list(DELETION_COLUMNS)).astype(DELETION_COLUMNS)
 
 
-def _cells_of(bag: Bag, said: Prediction, calibration: Calibration) -> pd.DataFrame:
-    p = calibration.cell_p(said.anomaly)
+def _cells_of(bag: Bag, said: Prediction, flags: CellFlags) -> pd.DataFrame:
     columns: Mapping[str, object] = {
         "cell_id": said.cell_ids,
         "sample": bag.sample,
@@ -128,8 +131,11 @@ def _cells_of(bag: Bag, said: Prediction, calibration: Calibration) -> pd.DataFr
         "anomaly": said.anomaly,
         "weight": said.weight,
         "contribution": said.contribution,
-        "anomaly_p": p,
-        "anomaly_q": benjamini_hochberg(p),
+        "anomaly_p": flags.p,
+        "anomaly_q": flags.q,
+        "anomaly_low": flags.low,
+        "anomaly_high": flags.high,
+        "verdict": flags.verdict,
         **_probabilities(said.classes, said.cell_probabilities),
     }
     return pd.DataFrame(columns)

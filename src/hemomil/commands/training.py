@@ -10,6 +10,7 @@ import pandas as pd
 from hemomil.commands.cells import prepare
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.fitting import fit, refuse_unlearnable
+from hemomil.commands.fitting import predict as predict_and_judge
 from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other_features, save_model
 from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
@@ -65,11 +66,9 @@ def _train(
         bags, fingerprint = _read(store, settings.features)
         talk.say(f"training {settings.method} on {len(bags)} samples")
         with run.timed("train"):
-            model, calibration = fit(bags, settings.method, settings, seed=settings.seed)
-        run.notices.extend((*model.notices_, *calibration.notices))
-        trained = TrainedModel(
-            model=model, calibration=calibration, settings=settings, fingerprint=fingerprint
-        )
+            model, judge = fit(bags, settings.method, settings, seed=settings.seed)
+        run.notices.extend((*model.notices_, *judge.notices))
+        trained = TrainedModel(model=model, judge=judge, settings=settings, fingerprint=fingerprint)
         save_model(run.path / "model", trained)
         run.facts["evaluation"] = "none: these are the model's own training samples"
         return _tell(run, source, bags, trained, store)
@@ -118,18 +117,16 @@ def _tell(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, in whichever process
     with run.timed("predict"):
-        predictions = trained.model.predict_cells(bags)
+        predictions, flags = predict_and_judge(trained.model, trained.judge, bags)
     torch.set_num_threads(threads)
     classes = tuple(trained.model.classes_)
     told: dict[str, Any] = {"method": trained.model.method, "run": None, "fold": None}
     seen = {bag.sample for bag in bags}
     lost = [sample for sample in source.cohort.samples if sample.sample not in seen]
-    samples = sample_rows(bags, predictions, trained.calibration, **told)
+    samples = sample_rows(bags, predictions, trained.judge, **told)
     samples = pd.concat([samples, blank_rows(lost, classes, **told)], ignore_index=True)
     write_table(run.path / "samples.csv", samples)
-    write_cells(
-        run.path / "cells.parquet", cell_rows(bags, predictions, trained.calibration, read_obs(store), **told)
-    )
+    write_cells(run.path / "cells.parquet", cell_rows(bags, predictions, flags, read_obs(store), **told))
     run.facts.update(classes=classes, control=trained.settings.control, methods=[trained.model.method])
     with run.timed("explanation check"):
         run.facts["explanation_check"] = check_explanations(trained, bags, predictions)

@@ -6,101 +6,30 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
 from sklearn.base import BaseEstimator, ClassifierMixin
-from torch import Tensor, nn
+from torch import Tensor
 
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
-from hemomil.mil.encoder import FeatureSpace, reads_maps
+from hemomil.mil.core import Core
 from hemomil.mil.explanation import explain_bag, pool_again
-from hemomil.mil.network import MILNetwork, blank_network
+from hemomil.mil.network import MILNetwork
 from hemomil.mil.pack import Segments
-from hemomil.mil.pooling import Evidence, QuantilePooling
+from hemomil.mil.pooling import QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
-from hemomil.mil.settings import MILSettings, Parts, parts_of
+from hemomil.mil.settings import MILSettings, parts_of
 from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
 from hemomil.streams import stream, stream_seed
 from hemomil.types import Bag, Notice, Prediction, class_order
 
 Progress = Callable[[int, int], None]
 """Hears epochs done and epochs in all."""
-
-
-class Core(nn.Module):
-    """All that is learned and saved: feature space, networks, healthy references."""
-
-    def __init__(
-        self, parts: Parts, feature_shape: tuple[int, ...], n_classes: int, settings: MILSettings
-    ) -> None:
-        super().__init__()
-        self.parts = parts
-        self.reads_maps = reads_maps(feature_shape, settings) and parts.pooling != "quantiles"
-        self.chunk = settings.chunk_cells if len(feature_shape) > 1 else VECTOR_CHUNK
-        self.space = FeatureSpace(feature_shape, settings.clip)
-        members = settings.members if parts.ensemble else 1
-        self.networks = nn.ModuleList(
-            [blank_network(parts.of_member(k), feature_shape, n_classes, settings) for k in range(members)]
-        )
-        self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
-        self.site_reference: HealthyReference | None = None
-        """Made of another laboratory's controls: anomaly is read from it, what pooling weighs by is not."""
-
-    def add_site_reference(self) -> HealthyReference:
-        """A blank site reference in place of none, or of the one before."""
-        self.site_reference = HealthyReference(len(self.reference.mean)).to(self.device)
-        return self.site_reference
-
-    @property
-    def members(self) -> list[MILNetwork]:
-        """The networks whose probabilities are averaged."""
-        return cast(list[MILNetwork], list(self.networks))
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lives."""
-        return self.space.mean.device
-
-    def inputs(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
-        """What encoders take: RoI maps as they are, or standardised vectors."""
-        return cells if self.reads_maps else self.space(cells)
-
-    def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
-        """The vectors whose distance to the healthy reference counts, read in chunks."""
-        return torch.cat([self._judged(part.to(self.device)) for part in torch.split(cells, self.chunk)])
-
-    def _judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
-        if self.parts.frozen_reference:
-            vectors: Tensor = self.space(cells)
-            return vectors
-        return self.members[0].encode(self.inputs(cells))
-
-    def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
-        """Evidence of one bag's cells for each network, and their anomaly; embeddings live a chunk long."""
-        parts = [self._read(part.to(self.device)) for part in torch.split(cells, self.chunk)]
-        evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
-        return evidence, torch.cat([anomaly for _, anomaly in parts])
-
-    def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
-        if self.parts.frozen_reference:
-            judged = self._judged(cells)
-            distances = self.reference.distance(judged)
-            inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
-            z = [member.encode(inputs) for member in self.members]
-        else:
-            inputs = self.inputs(cells)
-            z = [member.encode(inputs) for member in self.members]
-            judged = z[0]
-            distances = self.reference.distance(judged)
-        pairs = zip(self.members, z, strict=True)
-        evidence = [member.read(of_member, distances, self.reference) for member, of_member in pairs]
-        site = self.site_reference
-        return evidence, distances if site is None else site.distance(judged)
 
 
 class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -113,9 +42,9 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     control : the healthy class.
     seed : fixes every random draw; no global random state is used or changed.
 
-    After `fit`: `classes_` (the control class first), `feature_shape_`, `notices_`, and `control_scores_`:
-    the anomaly of the training controls' cells, each by a reference made without its donor's group, and their
-    patients.
+    After `fit`: `classes_` (the control class first), `feature_shape_`, `notices_`, `control_scores_`: the
+    anomaly of the training controls' cells, each by a reference made without its donor's group, and their
+    patients; and `donor_groups_`: which group each control donor is in.
 
     Notes
     -----
@@ -153,13 +82,18 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.feature_shape_, self.classes_ = shape, np.array(class_order(known, self.control))
         self.notices_: tuple[Notice, ...] = ()
         groups = self._donor_groups(known, donors)
+        self.donor_groups_ = {
+            donor: group for donor, group in zip(donors, groups.tolist(), strict=True) if group >= 0
+        }
         targets = torch.tensor([list(self.classes_).index(label) for label in known])
         cells = [_tensor(bag.features) for bag in bags]
 
-        self.core_ = Core(parts, shape, len(self.classes_), settings).to(_device(settings))
+        witnesses = _n_groups(groups) if parts.witnesses else 0
+        core = Core(parts, shape, len(self.classes_), settings, witnesses)
+        self.core_ = core.to(_device(settings))
         self._learn_space(cells, groups)
         if parts.pooling != "quantiles":
-            self._train(cells, targets, groups, progress or (lambda done, total: None))
+            self._train(cells, targets, groups, donors, progress or (lambda done, total: None))
         self._fit_reference(self.core_.reference, cells, groups, donors)
         if parts.pooling == "quantiles":
             self._fit_quantiles(cells, targets, groups)
@@ -191,7 +125,12 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         space.learn(torch.cat(healthy), torch.cat(flat))
 
     def _train(
-        self, cells: list[Tensor], targets: Int64[Tensor, "S"], groups: Int64[Tensor, "S"], progress: Progress
+        self,
+        cells: list[Tensor],
+        targets: Int64[Tensor, "S"],
+        groups: Int64[Tensor, "S"],
+        patients: list[str],
+        progress: Progress,
     ) -> None:
         core, settings = self.core_, self._settings
         with (
@@ -199,19 +138,29 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ):  # vectors are standardised once; RoI maps stay in half precision until a step needs them
             inputs = cells if core.reads_maps else [core.inputs(bag.to(core.device)) for bag in cells]
         bags = TrainingBags(inputs, targets, groups)
-        n_members = len(core.members)
+        n_members, n_witnesses = len(core.members), len(core.witnesses)
+        total = (n_members + n_witnesses) * settings.epochs
         for member in range(n_members):
-            trainer = Trainer(
-                bags,
-                core.parts.of_member(member),
-                self.feature_shape_,
-                len(self.classes_),
-                settings,
-                seed=stream_seed(self.seed, "member", member),
-                device=core.device,
-            )
-            report = partial(_report, progress, member * settings.epochs, n_members * settings.epochs)
-            core.networks[member] = trainer.run(report)
+            report = partial(_report, progress, member * settings.epochs, total)
+            core.networks[member] = self._trained(bags, member, report)
+        for group in range(n_witnesses):
+            report = partial(_report, progress, (n_members + group) * settings.epochs, total)
+            kept = [self.donor_groups_.get(patient) != group for patient in patients]
+            others = bags.at(torch.nonzero(torch.tensor(kept))[:, 0])
+            core.witnesses[group] = self._trained(others, core.judging, report)
+
+    def _trained(self, bags: TrainingBags, member: int, report: Callable[[int], None]) -> MILNetwork:
+        """A network such as this member of the ensemble, trained on these bags."""
+        trainer = Trainer(
+            bags,
+            self.core_.parts.of_member(member),
+            self.feature_shape_,
+            len(self.classes_),
+            self._settings,
+            seed=stream_seed(self.seed, "member", member),
+            device=self.core_.device,
+        )
+        return trainer.run(report)
 
     @torch.no_grad()
     def _fit_reference(
@@ -297,6 +246,18 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return [self._judge(bag) for bag in bags]
 
     @torch.no_grad()
+    def embedded(self, bag: Bag) -> list[Float[np.ndarray, "N H"]]:
+        """Where the cells lie for each network that judges them: one made with all control donors first, then
+        one without each of `donor_groups_` in turn. Empty for a method without such networks.
+        """
+        self._check([bag])
+        core, parts = self.core_, torch.split(_tensor(bag.features), self.core_.chunk)
+        if not core.judges:
+            return []
+        inputs = [core.inputs(part.to(core.device)) for part in parts]
+        return [torch.cat([judge.encode(part) for part in inputs]).cpu().numpy() for judge in core.judges]
+
+    @torch.no_grad()
     def predict_without(self, bag: Bag, sets: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "S K"]:
         """Class probabilities of the bag without each of these sets of its cells (rows), as `predict_proba`.
 
@@ -356,7 +317,14 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             model.feature_shape_ = tuple(config["feature_shape"])
             model.control_scores_ = (tensors.pop("control_scores"), tuple(config["control_patients"]))
             model.notices_ = ()
-            core = Core(parts_of(model.method), model.feature_shape_, len(model.classes_), model._settings)
+            witnesses = {name.split(".")[1] for name in tensors if name.startswith("witnesses.")}
+            core = Core(
+                parts_of(model.method),
+                model.feature_shape_,
+                len(model.classes_),
+                model._settings,
+                len(witnesses),
+            )
             if any(name.startswith("site_reference.") for name in tensors):
                 core.add_site_reference()
             core.load_state_dict({name: _tensor(value) for name, value in tensors.items()}, strict=True)
@@ -366,6 +334,12 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ) from problem
         model.core_ = core.to(_device(model._settings)).eval()
         return model
+
+
+def _n_groups(groups: Int64[Tensor, "S"]) -> int:
+    """Groups of control donors; 0 where there is one only, which cannot be left out."""
+    last = int(groups.max())
+    return last + 1 if last > 0 else 0
 
 
 def _report(progress: Progress, before: int, total: int, epoch: int) -> None:

@@ -31,6 +31,10 @@ class Parts:
     frozen_reference: bool = False
     """The healthy reference lies in the standardised features, not in the learned embedding."""
 
+    witnesses: bool = False
+    """Beside it stand networks made without a group of control donors each: what is strange to them is not
+    strange because a donor was learned by heart."""
+
     def of_member(self, member: int) -> "Parts":
         """What this network of an ensemble, counted from 0, is made of."""
         return self.in_turn_with if self.in_turn_with and member % 2 else self
@@ -56,6 +60,7 @@ PARTS: dict[str, Parts] = {
         ensemble=True,
         in_turn_with=Parts(pooling="weighted", attention=True),
         frozen_reference=True,
+        witnesses=True,
     ),
 }
 METHODS: tuple[str, ...] = tuple(PARTS)

@@ -51,6 +51,12 @@ class TrainingBags:
     def __len__(self) -> int:
         return len(self.cells)
 
+    def at(self, rows: Int64[Tensor, "_"]) -> "TrainingBags":
+        """Some of the bags."""
+        return TrainingBags(
+            [self.cells[row] for row in rows.tolist()], self.targets[rows], self.donor_groups[rows]
+        )
+
     def laid_out_for(self, network: MILNetwork) -> "TrainingBags":
         """The same bags, RoI maps cut into patches if the encoder reads those and memory can be had."""
         size = sum(cells.nbytes for cells in self.cells)

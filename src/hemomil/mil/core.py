@@ -1,0 +1,107 @@
+"""All of a model that is learned and saved, and how it reads the cells of a bag.
+
+Axes: N cells of a bag, H embedding.
+"""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hemomil.mil.encoder import FeatureSpace, reads_maps
+from hemomil.mil.network import MILNetwork, blank_network
+from hemomil.mil.pooling import Evidence
+from hemomil.mil.reference import HealthyReference
+from hemomil.mil.settings import MILSettings, Parts
+from hemomil.mil.train import VECTOR_CHUNK
+
+
+class Core(nn.Module):
+    """All that is learned and saved: feature space, networks, healthy references."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        feature_shape: tuple[int, ...],
+        n_classes: int,
+        settings: MILSettings,
+        witnesses: int = 0,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.reads_maps = reads_maps(feature_shape, settings) and parts.pooling != "quantiles"
+        self.chunk = settings.chunk_cells if len(feature_shape) > 1 else VECTOR_CHUNK
+        self.space = FeatureSpace(feature_shape, settings.clip)
+        members = settings.members if parts.ensemble else 1
+        self.networks = nn.ModuleList(
+            [blank_network(parts.of_member(k), feature_shape, n_classes, settings) for k in range(members)]
+        )
+        self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
+        self.judging = min(1, members - 1)
+        """Which network of an ensemble says where a cell lies that is to be judged; witnesses are as it."""
+        self.witnesses = nn.ModuleList(
+            [
+                blank_network(parts.of_member(self.judging), feature_shape, n_classes, settings)
+                for _ in range(witnesses)
+            ]
+        )
+        self.site_reference: HealthyReference | None = None
+        """Made of another laboratory's controls: anomaly is read from it, what pooling weighs by is not."""
+
+    def add_site_reference(self) -> HealthyReference:
+        """A blank site reference in place of none, or of the one before."""
+        self.site_reference = HealthyReference(len(self.reference.mean)).to(self.device)
+        return self.site_reference
+
+    @property
+    def members(self) -> list[MILNetwork]:
+        """The networks whose probabilities are averaged."""
+        return cast(list[MILNetwork], list(self.networks))
+
+    @property
+    def judges(self) -> list[MILNetwork]:
+        """The network in whose embedding cells are judged, then each witness; none for a method without."""
+        witnesses = cast(list[MILNetwork], list(self.witnesses))
+        return [self.members[self.judging], *witnesses] if self.parts.witnesses else []
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.space.mean.device
+
+    def inputs(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        """What encoders take: RoI maps as they are, or standardised vectors."""
+        return cells if self.reads_maps else self.space(cells)
+
+    def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        """The vectors whose distance to the healthy reference counts, read in chunks."""
+        return torch.cat([self._judged(part.to(self.device)) for part in torch.split(cells, self.chunk)])
+
+    def _judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
+        if self.parts.frozen_reference:
+            vectors: Tensor = self.space(cells)
+            return vectors
+        return self.members[0].encode(self.inputs(cells))
+
+    def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
+        """Evidence of one bag's cells for each network, and their anomaly; embeddings live a chunk long."""
+        parts = [self._read(part.to(self.device)) for part in torch.split(cells, self.chunk)]
+        evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
+        return evidence, torch.cat([anomaly for _, anomaly in parts])
+
+    def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
+        if self.parts.frozen_reference:
+            judged = self._judged(cells)
+            distances = self.reference.distance(judged)
+            inputs = distances[:, None] if self.parts.pooling == "quantiles" else self.inputs(cells)
+            z = [member.encode(inputs) for member in self.members]
+        else:
+            inputs = self.inputs(cells)
+            z = [member.encode(inputs) for member in self.members]
+            judged = z[0]
+            distances = self.reference.distance(judged)
+        pairs = zip(self.members, z, strict=True)
+        evidence = [member.read(of_member, distances, self.reference) for member, of_member in pairs]
+        site = self.site_reference
+        return evidence, distances if site is None else site.distance(judged)
