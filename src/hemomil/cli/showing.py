@@ -14,10 +14,13 @@ from hemomil.commands.console import Talk
 @app.command()
 def report(
     run: Run,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Only the figures, in print size (SVG and PNG).")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw the figures and the page of a run again."""
-    commands.report(run, talk=Talk(quiet=quiet))
+    commands.report(run, figures_only=figures, talk=Talk(quiet=quiet))
 
 
 @app.command()

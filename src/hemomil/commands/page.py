@@ -1,11 +1,11 @@
-"""`report`: figures/ and report.html of a run."""
+"""`report`: figures/ and report.html of a run, or the figures only."""
 
 from pathlib import Path
 
 from hemomil.cohort import read_image
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.run_folder import RunFolder, load_record
-from hemomil.report import write_report
+from hemomil.report import write_figures_only, write_report
 
 
 def write_page(run: RunFolder) -> None:
@@ -13,9 +13,10 @@ def write_page(run: RunFolder) -> None:
     write_report(run.path, read_image=read_image, about=run.record())
 
 
-def report(run: Path, *, talk: Talk = SILENT) -> Path:
-    """Draw the figures and the page of a run again; returns the page."""
+def report(run: Path, *, figures_only: bool = False, talk: Talk = SILENT) -> Path:
+    """Draw the figures and the page of a run again, or the figures only: returns their path."""
     load_record(run, "samples.csv", "cells.parquet")
-    page: Path = write_report(run, read_image=read_image)
-    talk.say(f"wrote {page}")
-    return page
+    write = write_figures_only if figures_only else write_report
+    written: Path = write(run, read_image=read_image)
+    talk.say(f"wrote {written}")
+    return written

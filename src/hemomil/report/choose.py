@@ -56,6 +56,14 @@ def strangest(cells: pd.DataFrame, count: int, per_sample: int | None = None) ->
     return ranked.head(count)
 
 
+def most_typical(cells: pd.DataFrame, count: int, per_sample: int) -> pd.DataFrame:
+    """The `count` cells nearest to the healthy reference, at most `per_sample` of one sample."""
+    ranked = cells[cells["anomaly"].notna()].sort_values(
+        ["anomaly_p", "anomaly", "cell_id"], ascending=[False, True, True], na_position="last"
+    )
+    return ranked[ranked.groupby("sample").cumcount() < per_sample].head(count)
+
+
 def _reasons(samples: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str, bool]]:
     """(samples, why, column, ascending) for each reason to show a sample."""
     samples = samples[samples["predicted"] != ""]

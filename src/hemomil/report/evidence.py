@@ -16,6 +16,7 @@ from jaxtyping import Float
 from hemomil.report.tables import RunTables
 
 CURVES = "curves.json"
+DELETION = "deletion.csv"
 NO_CELLS = ("left_out", "label", "patient", "anomaly", "attention_ratio", "contribution")
 
 
@@ -81,6 +82,18 @@ def read_evidence(tables: RunTables) -> Evidence:
         unseen={name: methods[tables.method] for name, methods in unseen.items() if tables.method in methods},
         unseen_cells=_unseen_cells(tables),
     )
+
+
+def read_deletion(tables: RunTables) -> pd.DataFrame:
+    """deletion.csv of the shown method and run, a row per sample and number of cells; empty without it."""
+    path = tables.folder / DELETION
+    if not path.is_file():
+        return pd.DataFrame({"sample": []}, dtype=str)
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for name in ("run", "k", "probability", "without_top", "without_random"):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce")
+    shown = rows["method"] == tables.method
+    return rows[shown if tables.run is None else shown & (rows["run"] == tables.run)]
 
 
 def _read(path: Path) -> dict[str, Any]:

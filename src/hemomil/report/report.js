@@ -1,13 +1,13 @@
-// Switches the colouring, shows the numbers of a cell, sorts and filters the table. No network, no library.
+// Switches the colouring and shows the numbers of a cell. No network, no library.
 (() => {
   "use strict";
   const body = document.body;
-  for (const button of document.querySelectorAll("[data-set-colour]")) {
+  const buttons = [...document.querySelectorAll("[data-set-colour]")];
+  for (const button of buttons) {
     button.addEventListener("click", () => {
       body.dataset.colour = button.dataset.setColour;
-      for (const other of document.querySelectorAll("[data-set-colour]")) {
-        other.setAttribute("aria-pressed", String(other.dataset.setColour === body.dataset.colour));
-      }
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      document.dispatchEvent(new Event("colour"));
     });
   }
   const boxes = document.querySelector("#show-boxes");
@@ -20,39 +20,4 @@
   };
   document.addEventListener("pointerover", tell);
   document.addEventListener("focusin", tell);
-
-  const table = document.querySelector("#all-samples");
-  if (!table) return;
-  const rows = [...table.tBodies[0].rows];
-  const value = (row, column) => {
-    const cell = row.cells[column];
-    return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v || NaN);
-  };
-  const compare = (a, b) => {
-    if (typeof a === "string") return a.localeCompare(b, "en", { numeric: true });
-    if (Number.isNaN(a)) return Number.isNaN(b) ? 0 : 1;
-    return Number.isNaN(b) ? -1 : a - b;
-  };
-  table.tHead.addEventListener("click", (event) => {
-    const head = event.target.closest("th");
-    if (!head) return;
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const column = head.cellIndex;
-    rows.sort((a, b) => (up ? 1 : -1) * compare(value(a, column), value(b, column)));
-    table.tBodies[0].append(...rows);
-  });
-  const filter = document.querySelector("#filter");
-  const count = document.querySelector("#filter-count");
-  filter.addEventListener("input", () => {
-    const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
-    for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !wanted.every((word) => text.includes(word));
-      left += row.hidden ? 0 : 1;
-    }
-    count.textContent = `${left} of ${rows.length}`;
-  });
 })();

@@ -18,3 +18,7 @@ class ReportSettings(BaseModel):
     sample_gallery: int = Field(default=6, ge=0, le=100, description="strangest cells shown of each sample")
     field_width: int = Field(default=700, ge=100, le=4000, description="widest image of a field, in pixels")
     cell_size: int = Field(default=96, ge=24, le=512, description="side of the picture of a cell, in pixels")
+    plane: int = Field(default=400, ge=1, le=5000, description="cells in the plane of a sample")
+    max_megabytes: float = Field(
+        default=25.0, gt=0, description="a larger page is split: an index, and a page for each sample"
+    )

@@ -26,6 +26,8 @@ CELL_COLUMNS = (
     "contribution",
     "anomaly_p",
     "anomaly_q",
+    "anomaly_low",
+    "anomaly_high",
 )
 KNOWN_METRICS = ("methods", "instances", "evaluated_on")
 ESTIMATE_COLUMNS = ("method", "score", "metric", "value", "low", "high", "n", "unit", "sd_runs")
@@ -48,7 +50,7 @@ class RunTables:
     samples: pd.DataFrame
     """S rows: samples.csv plus probability (the highest), cells, strange, reads, agreeing."""
     cells: pd.DataFrame
-    """N rows: cells.parquet plus the sample's label and attention_ratio (1: the sample's average cell)."""
+    """N rows: cells.parquet plus the sample's label and fold, and attention_ratio (1: its average cell)."""
     estimates: pd.DataFrame
     """A row per method and metric: `ESTIMATE_COLUMNS`."""
     instances: pd.DataFrame
@@ -200,10 +202,11 @@ def _read_cells(path: Path, method: str, run: int | None, samples: pd.DataFrame)
     _require(frame, ("cell_id", "sample"), path)
     for name in CELL_COLUMNS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float) if name in frame else np.nan
-    for name in ("cell_id", "sample", "image", "cell_label"):
+    for name in ("cell_id", "sample", "image", "cell_label", "verdict"):
         frame[name] = _text(frame[name]) if name in frame else ""
     frame = frame.drop_duplicates("cell_id").reset_index(drop=True)
-    frame["label"] = frame["sample"].map(samples.set_index("sample")["label"]).fillna("").astype(str)
+    for name in ("label", "fold"):
+        frame[name] = frame["sample"].map(samples.set_index("sample")[name]).fillna("").astype(str)
     counts = frame.groupby("sample")["cell_id"].transform("size")
     frame["attention_ratio"] = frame["attention"] * counts
     return frame

@@ -23,6 +23,10 @@ GLOSSARY = {
     "It is a hint, not a proof.",
     "contribution": "How much the log-odds of the predicted class change when the cell is taken away. "
     "+ speaks for the class, − against it.",
+    "counted and strange": "A cell in the top tenth of the run both by anomaly and by how much it counted. "
+    "An expert looks at these first.",
+    "strange but ignored": "A cell in the top tenth by anomaly that counted less than half of the cells do: "
+    "an artefact, or something the model does not know.",
     "p (cell)": "How often a healthy donor's cell would look at least as strange. Small means strange.",
     "novelty p (sample)": "How often a healthy donor's sample would look at least as strange.",
     "q (cell)": f"p, corrected for the number of cells: of the cells with q ≤ {FLAGGED}, "
@@ -109,23 +113,24 @@ def runs_text(agreeing: int, reads: int) -> str:
     return f"{agreeing} of {reads} trainings, each with its own seed, read it so." if reads > 1 else ""
 
 
-def novelty_text(p: float) -> str:
-    """Whether the sample as a whole is unlike healthy ones; empty where that was not tested."""
+def novelty_text(p: float, floor: float = math.nan) -> str:
+    """Whether the sample as a whole is unlike healthy ones; empty where that was not tested.
+
+    `floor`: the smallest p that so many healthy donors can give, where that is known.
+    """
     if math.isnan(p):
         return ""
+    least = "" if math.isnan(floor) else f"; with these healthy donors p cannot be below {floor:.2g}"
     if p <= NOVEL:
-        return f"As a whole stranger than healthy samples usually are (p {_with_sign(p)})."
-    return f"As a whole within the range of healthy samples (p {_with_sign(p)})."
+        return f"As a whole stranger than healthy samples usually are (p {_with_sign(p)}{least})."
+    return f"As a whole within the range of healthy samples (p {_with_sign(p)}{least})."
 
 
 def cell_text(cell: Mapping[str, Any], classes: Sequence[str]) -> str:
     """All numbers of one cell in one line, for hovering."""
     parts = [str(cell["cell_id"])]
     if pd.notna(cell["anomaly"]):
-        p = p_text(cell["anomaly_p"])
-        parts.append(
-            f"anomaly {cell['anomaly']:.1f}" + (f" (p {_with_sign(cell['anomaly_p'])})" if p else "")
-        )
+        parts.append(_anomaly_text(cell))
     if pd.notna(cell["attention_ratio"]):
         parts.append(f"attention {cell['attention_ratio']:.2f}×")
     if pd.notna(cell["contribution"]):
@@ -138,6 +143,16 @@ def cell_text(cell: Mapping[str, Any], classes: Sequence[str]) -> str:
     if cell["cell_label"]:
         parts.append(f"known as {cell['cell_label']}")
     return " · ".join(parts)
+
+
+def _anomaly_text(cell: Mapping[str, Any]) -> str:
+    """`anomaly 12.3 [10.1, 14.9] (p = 0.02, abnormal)`: its interval and verdict where they are known."""
+    low, high = (cell.get(f"anomaly_{end}", math.nan) for end in ("low", "high"))
+    span = "" if pd.isna(low) or pd.isna(high) else f" [{low:.1f}, {high:.1f}]"
+    p = p_text(cell["anomaly_p"])
+    said = [f"p {_with_sign(cell['anomaly_p'])}" if p else "", str(cell.get("verdict", ""))]
+    brackets = ", ".join(filter(None, said))
+    return f"anomaly {cell['anomaly']:.1f}{span}" + (f" ({brackets})" if brackets else "")
 
 
 def _with_sign(p: float) -> str:
