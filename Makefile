@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
 
-.PHONY: demo test slow check bench docs constraints clean
+.PHONY: demo test browser slow check bench docs constraints clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
@@ -18,6 +18,11 @@ demo: $(STAMP)      ## the whole pipeline on simulated smears, with a report to 
 
 test: $(STAMP)      ## every test but the slow ones
 	$(BIN)/python -m pytest -n 2
+
+browser: $(STAMP)   ## report and viewer driven in Chromium, which Debian and Ubuntu have as a package
+	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium; } \
+	  || echo "no chromium here, and none could be installed: these tests are skipped"
+	$(BIN)/python -m pytest -m browser tests/browser
 
 slow: $(STAMP)      ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -16,7 +16,8 @@ from hemomil.commands.confounders import gather_facts
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.curves import write_curves
 from hemomil.commands.energy import metered
-from hemomil.commands.fitting import fit, predict
+from hemomil.commands.fitting import fit, predict, without
+from hemomil.commands.inner_folds import inner_folds
 from hemomil.commands.page import write_page
 from hemomil.commands.protocol import Job, Protocol, protocol
 from hemomil.commands.run_folder import RunFolder, open_run
@@ -166,15 +167,16 @@ def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
     torch.set_num_threads(1)
     bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
     train, test = ([bags[name] for name in names if name in bags] for names in (job.train, job.test))
-    without = (f"without-{job.left_out}",) if job.left_out else ()
-    seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}", *without)
-    model, judge = fit(train, job.method, settings, seed=seed)
+    left_out = (f"without-{job.left_out}",) if job.left_out else ()
+    seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}", *left_out)
+    n_inner = inner_folds(train, settings) if settings.inner_folds else 0
+    model, judge = fit(train, job.method, settings, seed=seed, n_inner=n_inner)
     predictions, flags = predict(model, judge, test)
     told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
     samples = sample_rows(test, predictions, judge, **told)
     cells = cell_rows(test, predictions, flags, read_obs(store), **told)
     curves = [
-        deletion_curve(model.predict_without, bag, said, seed=settings.seed)
+        deletion_curve(without(model, judge), bag, said, seed=settings.seed)
         for bag, said in zip(test, predictions, strict=True)
     ]
     deleted = deletion_rows(test, predictions, curves, **told)

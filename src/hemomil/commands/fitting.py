@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hemomil.commands.inner_folds import sureness
 from hemomil.commands.settings import Settings
 from hemomil.errors import SettingsError
+from hemomil.explain.deletion import Predict
 from hemomil.novelty.combined import Combined
 from hemomil.novelty.held_out import GROUPS, donor_groups
 from hemomil.novelty.judge import CellFlags, Judge
@@ -18,13 +20,23 @@ if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
 
 
-def fit(bags: Sequence[Bag], method: str, settings: Settings, *, seed: int) -> "tuple[AnomalyMIL, Judge]":
-    """Fit one method on labelled bags; nothing outside these bags is looked at."""
+def fit(
+    bags: Sequence[Bag], method: str, settings: Settings, *, seed: int, n_inner: int = 0
+) -> "tuple[AnomalyMIL, Judge]":
+    """Fit one method on labelled bags; nothing outside these bags is looked at.
+
+    `n_inner`: folds within these bags that say how sure the probabilities are; 0: nothing is said of it.
+    """
     from hemomil.mil import AnomalyMIL
 
     model = AnomalyMIL(method=method, settings=settings.mil, control=settings.control, seed=seed)
     model.fit(bags, [bag.label for bag in bags], patients=[bag.patient for bag in bags])
-    return model, _judge(model, bags, settings.control, seed)
+    judge = _judge(model, bags, settings.control, seed)
+    if n_inner == 0:
+        return model, judge
+    classes = tuple(map(str, model.classes_))
+    temperature, sets = sureness(bags, method, settings, classes, n_folds=n_inner, seed=seed)
+    return model, replace(judge, temperature=temperature, sets=sets)
 
 
 def predict(
@@ -36,8 +48,16 @@ def predict(
         judge.flags(said.anomaly, model.embedded(bag) if judge.scorers else ())
         for bag, said in zip(bags, predictions, strict=True)
     ]
-    told = [replace(said, anomaly=of.anomaly) for said, of in zip(predictions, flags, strict=True)]
+    told = [
+        replace(said, anomaly=of.anomaly, probabilities=judge.scaled(said.probabilities))
+        for said, of in zip(predictions, flags, strict=True)
+    ]
     return told, flags
+
+
+def without(model: "AnomalyMIL", judge: Judge) -> Predict:
+    """Class probabilities of a bag without some of its cells, at the same temperature as with all."""
+    return lambda bag, sets: judge.scaled(model.predict_without(bag, sets))
 
 
 def _judge(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> Judge:
@@ -72,6 +92,11 @@ def _judge(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) ->
 
 def judge_of_site(model: "AnomalyMIL", judge: Judge, controls: Sequence[Bag], seed: int) -> Judge:
     """The judge made anew of control bags that no network has seen; what is usual among all cells stays."""
+    site = _site_judge(model, judge, controls, seed)
+    return replace(site, temperature=judge.temperature, sets=judge.sets)
+
+
+def _site_judge(model: "AnomalyMIL", judge: Judge, controls: Sequence[Bag], seed: int) -> Judge:
     samples = [bag.sample for bag in controls for _ in bag.cell_ids]
     scores, patients = model.control_scores_
     if not judge.scorers:

@@ -59,6 +59,12 @@ class Settings(BaseModel):
         "", description="ISO 3166 code, three letters: whose electricity the CO2 of a run is reckoned with."
     )
     exclude: tuple[str, ...] = Field((), description="COLUMN=VALUE: samples set aside.")
+    inner_folds: int | None = Field(
+        None,
+        ge=0,
+        description="Folds within the training samples that say how sure probabilities are (temperature, "
+        "conformal sets); 0: not. Left open: 5 in `train`, unless cells are maps, and 0 in `study`.",
+    )
     skip_unreadable: bool = Field(False, description="Leave out images that cannot be read, and say so.")
     detector: str = Field(
         "small", description="small, resnet50, threshold (no network), or a file of `detect train`."

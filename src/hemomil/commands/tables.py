@@ -50,6 +50,7 @@ def sample_rows(
             "novelty_p": judge.sample_p(said.anomaly),
             "novelty_floor": judge.calibration.floor,
             "abnormal_low": judge.abnormal_low(said.anomaly),
+            **({"conformal_set": judge.conformal_set(said.probabilities)} if judge.sets is not None else {}),
         }
         for bag, said in zip(bags, predictions, strict=True)
     ]

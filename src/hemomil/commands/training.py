@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hemomil.commands import fitting
 from hemomil.commands.cells import prepare
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.fitting import fit, refuse_unlearnable
-from hemomil.commands.fitting import predict as predict_and_judge
+from hemomil.commands.inner_folds import few_patients, inner_folds
 from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other_features, save_model
 from hemomil.commands.page import write_page
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
@@ -51,7 +52,7 @@ def train(
         if rank > 0:
             wait_for_all()
             bags, _ = _read(output / "cells.zarr", settings.features)
-            fit(bags, settings.method, settings, seed=settings.seed)
+            fit(bags, settings.method, settings, seed=settings.seed, n_inner=inner_folds(bags, settings))
             return {}
         return _train(source, output, settings, jobs=jobs_or_cores(jobs), force=force, talk=talk)
 
@@ -66,7 +67,10 @@ def _train(
         bags, fingerprint = _read(store, settings.features)
         talk.say(f"training {settings.method} on {len(bags)} samples")
         with run.timed("train"):
-            model, judge = fit(bags, settings.method, settings, seed=settings.seed)
+            n_inner = inner_folds(bags, settings)
+            model, judge = fit(bags, settings.method, settings, seed=settings.seed, n_inner=n_inner)
+        if n_inner == 0 and settings.inner_folds != 0 and bags[0].features.ndim == 2:
+            run.notices.append(few_patients(bags))
         run.notices.extend((*model.notices_, *judge.notices))
         trained = TrainedModel(model=model, judge=judge, settings=settings, fingerprint=fingerprint)
         save_model(run.path / "model", trained)
@@ -117,7 +121,7 @@ def _tell(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, in whichever process
     with run.timed("predict"):
-        predictions, flags = predict_and_judge(trained.model, trained.judge, bags)
+        predictions, flags = fitting.predict(trained.model, trained.judge, bags)
     torch.set_num_threads(threads)
     classes = tuple(trained.model.classes_)
     told: dict[str, Any] = {"method": trained.model.method, "run": None, "fold": None}
@@ -150,7 +154,11 @@ def check_explanations(
     ][:CHECKED_SAMPLES]
     checks = [
         deletion_check(
-            trained.model.predict_without, bag, said.contribution, k=DELETED, seed=trained.settings.seed
+            fitting.without(trained.model, trained.judge),
+            bag,
+            said.contribution,
+            k=DELETED,
+            seed=trained.settings.seed,
         )
         for bag, said in ill
     ]

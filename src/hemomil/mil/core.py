@@ -38,6 +38,7 @@ class Core(nn.Module):
             [blank_network(parts.of_member(k), feature_shape, n_classes, settings) for k in range(members)]
         )
         self.reference = HealthyReference(self.space.size if parts.frozen_reference else settings.embedding)
+        self.has_judges = parts.witnesses and settings.witnesses
         self.judging = min(1, members - 1)
         """Which network of an ensemble says where a cell lies that is to be judged; witnesses are as it."""
         self.witnesses = nn.ModuleList(
@@ -63,7 +64,7 @@ class Core(nn.Module):
     def judges(self) -> list[MILNetwork]:
         """The network in whose embedding cells are judged, then each witness; none for a method without."""
         witnesses = cast(list[MILNetwork], list(self.witnesses))
-        return [self.members[self.judging], *witnesses] if self.parts.witnesses else []
+        return [self.members[self.judging], *witnesses] if self.has_judges else []
 
     @property
     def device(self) -> torch.device:

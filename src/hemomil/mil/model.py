@@ -88,7 +88,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         targets = torch.tensor([list(self.classes_).index(label) for label in known])
         cells = [_tensor(bag.features) for bag in bags]
 
-        witnesses = _n_groups(groups) if parts.witnesses else 0
+        witnesses = _n_groups(groups) if parts.witnesses and settings.witnesses else 0
         core = Core(parts, shape, len(self.classes_), settings, witnesses)
         self.core_ = core.to(_device(settings))
         self._learn_space(cells, groups)

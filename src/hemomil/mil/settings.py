@@ -121,6 +121,10 @@ class MILSettings(BaseModel):
     )
     crossfit_folds: int = Field(5, ge=2, description="Groups of control donors for cross-fitted scores.")
     members: int = Field(6, ge=1, description="Networks averaged by method `default`.")
+    witnesses: bool = Field(
+        True,
+        description="Beside `default`, networks made without a group of control donors each, to judge cells.",
+    )
     clip: float | None = Field(
         5.0, gt=0, description="Bound of standardised features, in SD; none: no bound."
     )

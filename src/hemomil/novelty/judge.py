@@ -12,7 +12,9 @@ from jaxtyping import Float, Shaped
 from hemomil.novelty.calibration import Calibration, benjamini_hochberg, flag_threshold
 from hemomil.novelty.intervals import ensemble_interval, verdicts
 from hemomil.novelty.scorers import Scorer, from_state, to_state
+from hemomil.novelty.sets import ConformalSets
 from hemomil.novelty.share import HealthyTails, abnormal_share_low
+from hemomil.novelty.temperature import apply_temperature
 from hemomil.types import Notice
 
 FLAGGED = 0.01
@@ -46,6 +48,10 @@ class Judge:
     scorers: tuple[Scorer, ...] = ()
     networks: tuple[int, ...] = ()
     """In whose embedding each scorer looks: the network of all donors is 0, then come the witnesses."""
+    temperature: float = 1.0
+    """Of the class probabilities, learned on inner folds; 1 leaves them alone."""
+    sets: ConformalSets | None = None
+    """Sets of classes with a stated error, learned on inner folds."""
 
     @classmethod
     def fit(
@@ -74,7 +80,8 @@ class Judge:
     @property
     def notices(self) -> tuple[Notice, ...]:
         """Warnings where the donors are too few for what one would like to say."""
-        return (*self.calibration.notices, *self.tails.notices())
+        of_sets = self.sets.notices() if self.sets is not None else ()
+        return (*self.calibration.notices, *self.tails.notices(), *of_sets)
 
     def flags(
         self, own: Float[np.ndarray, "N"], embedded: Sequence[Float[np.ndarray, "N F"]] = ()
@@ -109,10 +116,22 @@ class Judge:
         """At least this share of the sample's cells is abnormal (95 %)."""
         return abnormal_share_low(anomaly, self.tails)
 
+    def scaled(self, probabilities: Float[np.ndarray, "*S K"]) -> Float[np.ndarray, "*S K"]:
+        """Class probabilities at the learned temperature."""
+        return apply_temperature(probabilities, self.temperature)
+
+    def conformal_set(self, probabilities: Float[np.ndarray, "K"]) -> str | None:
+        """The classes that cannot be excluded, joined by |; empty: none of those known. None: not learned."""
+        return None if self.sets is None else "|".join(self.sets.classes_of(probabilities))
+
     def to_state(self) -> dict[str, np.ndarray]:
         """Arrays that `from_state` rebuilds the judge from."""
         state = dict(self.calibration.to_state())
         state["networks"] = np.array(self.networks, dtype=np.int64)
+        state["temperature"] = np.array([self.temperature])
+        if self.sets is not None:
+            state["sets.classes"] = np.frombuffer("\n".join(self.sets.classes).encode(), dtype=np.uint8)
+            state |= {f"sets.{name}": array for name, array in self.sets.to_state().items()}
         state |= {f"tails.{name}": array for name, array in self.tails.to_state().items()}
         for number, scorer in enumerate(self.scorers):
             state |= {f"scorer.{number}.{name}": array for name, array in to_state(scorer).items()}
@@ -129,7 +148,15 @@ class Judge:
                 from_state("combined", _below(state, f"scorer.{number}")) for number in sorted(numbers)
             ),
             networks=tuple(state["networks"].tolist()),
+            temperature=float(state["temperature"][0]),
+            sets=_sets(_below(state, "sets")),
         )
+
+
+def _sets(state: Mapping[str, np.ndarray]) -> ConformalSets | None:
+    if not state:
+        return None
+    return ConformalSets.from_state(state, classes=state["classes"].tobytes().decode().split("\n"))
 
 
 def _below(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
