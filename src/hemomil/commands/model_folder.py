@@ -48,7 +48,7 @@ def save_model(folder: Path, trained: TrainedModel) -> None:
         shutil.copyfile(settings.detector, folder / DETECTOR_FILE)
         settings = settings.model_copy(update={"detector": DETECTOR_FILE})
     with written_whole(folder / "model.safetensors") as part:
-        save_file({n: np.ascontiguousarray(a) for n, a in {**tensors, **novelty}.items()}, part)
+        save_file({n: np.asarray(a, order="C") for n, a in {**tensors, **novelty}.items()}, part)
     write_json(
         folder / "model.json",
         {
