@@ -16,7 +16,7 @@ from hemomil.commands.model_folder import TrainedModel, load_model, save_model
 from hemomil.errors import ModelError, RunFolderError, SettingsError
 from hemomil.export import network
 from hemomil.mil import METHODS, AnomalyMIL, MILSettings
-from hemomil.novelty.judge import Judge
+from hemomil.novelty.jury import Jury
 from hemomil.types import Bag
 
 SIZES = (1, 2, 5, 33, 600)
@@ -55,7 +55,7 @@ def trained_run(folder: Path, method: str, shape: tuple[int, ...] = (4,), **chan
     about = commands.resolve_settings(flags={"method": method}).model_copy(update={"mil": settings})
     trained = TrainedModel(
         model=model,
-        judge=Judge.fit(scores, patients, patients),
+        jury=Jury.fit(scores, patients, patients, np.zeros(len(scores), dtype=np.int64)),
         settings=about,
         fingerprint={"kinds": ["shape"], "names": ["a", "b", "c", "d"]},
     )

@@ -31,14 +31,14 @@ def noisy_labels(seed, n=24):
 def test_a_model_that_learned_wrong_labels_is_told_to_be_less_sure():
     bags = noisy_labels(1)
     chosen = settings(**{"mil.epochs": 60})
-    model, judge = fitting.fit(bags, "att", chosen, seed=0, n_inner=4)
-    assert judge.temperature > 1.3
-    own, (told, _) = model.predict_cells(bags), fitting.predict(model, judge, bags)
+    model, jury = fitting.fit(bags, "att", chosen, seed=0, n_inner=4)
+    assert jury.temperature > 1.3
+    own, (told, _) = model.predict_cells(bags), fitting.predict(model, jury, bags)
     assert [said.predicted for said in told] == [said.predicted for said in own]
     before, after = (np.array([said.probabilities.max() for said in all_of]) for all_of in (own, told))
     assert (after <= before + 1e-12).all()
-    without = fitting.without(model, judge)(bags[0], [np.array([0])])
-    expected = apply_temperature(model.predict_without(bags[0], [np.array([0])]), judge.temperature)
+    without = fitting.without(model, jury)(bags[0], [np.array([0])])
+    expected = apply_temperature(model.predict_without(bags[0], [np.array([0])]), jury.temperature)
     np.testing.assert_array_equal(without, expected)
 
 
@@ -73,9 +73,9 @@ def test_train_writes_sets_and_predict_repeats_them(tmp_path):
     first, again = (pd.read_csv(tmp_path / name / "samples.csv") for name in ("model", "out"))
     assert first["conformal_set"].notna().any()
     pd.testing.assert_series_equal(first["conformal_set"], again["conformal_set"])
-    judge = load_model(tmp_path / "model" / "model").judge
-    assert judge.sets is not None
-    names = set(judge.sets.classes)
+    jury = load_model(tmp_path / "model" / "model").jury
+    assert jury.sets is not None
+    names = set(jury.sets.classes)
     assert all(set(told.split("|")) <= names for told in first["conformal_set"].dropna())
 
 

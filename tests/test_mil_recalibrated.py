@@ -79,9 +79,9 @@ def test_maps_have_a_shift_for_the_mean_and_the_maximum_of_each_channel():
         for k, label in enumerate(("control", "ill") * 2)
     ]
     settings = commands.resolve_settings(flags={"mil.epochs": 1, "mil.members": 1, "features": ("roi",)})
-    model, judge = fit(bags, "default", settings, seed=0)
+    model, jury = fit(bags, "default", settings, seed=0)
     names = [f"roi_{k:03d}" for k in range(256)]
-    trained = TrainedModel(model=model, judge=judge, settings=settings, fingerprint={"names": names})
+    trained = TrainedModel(model=model, jury=jury, settings=settings, fingerprint={"names": names})
     assert feature_names(trained)[255:258] == ["roi_255_mean", "roi_000_max", "roi_001_max"]
     vectors = model.standardised(bags[0])
     assert vectors.shape == (2, 512)

@@ -86,7 +86,9 @@ def drift_of(run):
 
 
 def notices_of(run):
-    return {n["kind"]: n["text"] for n in json.loads((run / "run.json").read_text())["notices"]}
+    """The texts of each kind, one below the other."""
+    notices = pd.DataFrame(json.loads((run / "run.json").read_text())["notices"], columns=["kind", "text"])
+    return notices.groupby("kind")["text"].agg("\n".join).to_dict()
 
 
 def test_the_features_that_moved_are_named_and_how_far(away):
@@ -157,7 +159,12 @@ def test_a_recalibrated_model_gives_every_diagnosis_to_the_last_bit(method, tmp_
     pd.testing.assert_frame_equal(said[0][same], said[1][same], check_exact=True)
     assert (said[0]["anomaly"] != said[1]["anomaly"]).mean() > 0.99
     samples = [pd.read_csv(tmp_path / f"said-{name}" / "samples.csv") for name in ("old", "again")]
-    pd.testing.assert_frame_equal(*(table.drop(columns="novelty_p") for table in samples), check_exact=True)
+    of_site = ["novelty_p", "novelty_floor", "abnormal_low"]
+    pd.testing.assert_frame_equal(*(table.drop(columns=of_site) for table in samples), check_exact=True)
+    assert [table["novelty_floor"].unique().tolist() for table in samples] == [
+        [pytest.approx(1 / 31)],
+        [pytest.approx(1 / 7)],
+    ]
 
 
 def test_too_few_donors_are_used_but_certify_nothing(model, tmp_path):

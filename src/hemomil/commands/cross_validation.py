@@ -170,13 +170,13 @@ def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
     left_out = (f"without-{job.left_out}",) if job.left_out else ()
     seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}", *left_out)
     n_inner = inner_folds(train, settings) if settings.inner_folds else 0
-    model, judge = fit(train, job.method, settings, seed=seed, n_inner=n_inner)
-    predictions, flags = predict(model, judge, test)
+    model, jury = fit(train, job.method, settings, seed=seed, n_inner=n_inner)
+    predictions, flags = predict(model, jury, test)
     told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
-    samples = sample_rows(test, predictions, judge, **told)
+    samples = sample_rows(test, predictions, flags, jury, **told)
     cells = cell_rows(test, predictions, flags, read_obs(store), **told)
     curves = [
-        deletion_curve(without(model, judge), bag, said, seed=settings.seed)
+        deletion_curve(without(model, jury), bag, said, seed=settings.seed)
         for bag, said in zip(test, predictions, strict=True)
     ]
     deleted = deletion_rows(test, predictions, curves, **told)

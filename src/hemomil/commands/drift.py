@@ -12,6 +12,7 @@ import pandas as pd
 
 from hemomil.commands.model_folder import TrainedModel
 from hemomil.novelty import Calibration, donors_needed
+from hemomil.novelty.jury import CellFlags
 from hemomil.stats.drift import donor_mean, feature_shifts, ks_among, ks_from, ks_of_donors
 from hemomil.types import Bag, Notice, Prediction
 
@@ -30,6 +31,8 @@ class Site:
     new: TrainedModel
     predictions: Sequence[Prediction]
     """Of the old model."""
+    flags: Sequence[CellFlags]
+    """Of the old jury."""
 
     @property
     def donors(self) -> list[str]:
@@ -113,8 +116,10 @@ def _under_old(site: Site) -> tuple[dict[str, Any], pd.DataFrame]:
     controls = pd.DataFrame({"donor": patients, "score": scores})
     found = np.concatenate([said.anomaly for said in site.predictions])
     donors = [bag.patient for bag in site.bags for _ in bag.cell_ids]
-    cells = pd.DataFrame({"donor": donors, "score": found, "p": site.old.judge.calibration.cell_p(found)})
-    about, by_donor = _flagged(cells, site.old.judge.calibration.n_donors, site)
+    cells = pd.DataFrame(
+        {"donor": donors, "score": found, "p": np.concatenate([flags.p for flags in site.flags])}
+    )
+    about, by_donor = _flagged(cells, site.old.jury.n_donors, site)
     ks, statistic_p = ks_from(cells, controls), ks_of_donors(cells, controls)
     about["ks"] = _over_donors(ks, site)
     about["ks_among_controls"] = _over_donors(ks_among(controls), site)

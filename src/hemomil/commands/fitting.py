@@ -1,4 +1,4 @@
-"""One fit as train and study both need it: the model, and a judge of what is strange, made of controls."""
+"""One fit as train and study both need it: the model, and a jury on what is strange, made of controls."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hemomil.errors import SettingsError
 from hemomil.explain.deletion import Predict
 from hemomil.novelty.combined import Combined
 from hemomil.novelty.held_out import GROUPS, donor_groups
-from hemomil.novelty.judge import CellFlags, Judge
+from hemomil.novelty.jury import CellFlags, Jury
 from hemomil.novelty.scorers import fit_scorer
 from hemomil.types import Bag, Prediction
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def fit(
     bags: Sequence[Bag], method: str, settings: Settings, *, seed: int, n_inner: int = 0
-) -> "tuple[AnomalyMIL, Judge]":
+) -> "tuple[AnomalyMIL, Jury]":
     """Fit one method on labelled bags; nothing outside these bags is looked at.
 
     `n_inner`: folds within these bags that say how sure the probabilities are; 0: nothing is said of it.
@@ -31,92 +31,87 @@ def fit(
 
     model = AnomalyMIL(method=method, settings=settings.mil, control=settings.control, seed=seed)
     model.fit(bags, [bag.label for bag in bags], patients=[bag.patient for bag in bags])
-    judge = _judge(model, bags, settings.control, seed)
+    jury = _jury(model, bags, settings.control, seed)
     if n_inner == 0:
-        return model, judge
+        return model, jury
     classes = tuple(map(str, model.classes_))
     temperature, sets = sureness(bags, method, settings, classes, n_folds=n_inner, seed=seed)
-    return model, replace(judge, temperature=temperature, sets=sets)
+    return model, replace(jury, temperature=temperature, sets=sets)
 
 
-def predict(
-    model: "AnomalyMIL", judge: Judge, bags: Sequence[Bag]
-) -> tuple[list[Prediction], list[CellFlags]]:
-    """What the model says of each bag, with the judge's anomaly in place of its own, and what is strange."""
+def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[Prediction], list[CellFlags]]:
+    """What the model says of each bag, with the jury's anomaly in place of its own, and what is strange."""
     predictions = model.predict_cells(bags)
     flags = [
-        judge.flags(said.anomaly, model.embedded(bag) if judge.scorers else ())
+        jury.flags(said.anomaly, model.embedded(bag) if jury.scorers else ())
         for bag, said in zip(bags, predictions, strict=True)
     ]
     told = [
-        replace(said, anomaly=of.anomaly, probabilities=judge.scaled(said.probabilities))
+        replace(said, anomaly=of.anomaly, probabilities=jury.scaled(said.probabilities))
         for said, of in zip(predictions, flags, strict=True)
     ]
     return told, flags
 
 
-def without(model: "AnomalyMIL", judge: Judge) -> Predict:
+def without(model: "AnomalyMIL", jury: Jury) -> Predict:
     """Class probabilities of a bag without some of its cells, at the same temperature as with all."""
-    return lambda bag, sets: judge.scaled(model.predict_without(bag, sets))
+    return lambda bag, sets: jury.scaled(model.predict_without(bag, sets))
 
 
-def _judge(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> Judge:
-    """Error rates from the control cells, each scored by what was made without its donor.
+def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> Jury:
+    """Jurys, and error rates from the control cells, each scored by the judge that does not know its donor.
 
     A method with witnesses is judged by scorers in their embeddings, another by its own distance, whose
-    reference was made without the donor, but whose network was not.
+    reference was made without the donor, but whose network was not. Of a single control donor there is no
+    witness, and the network that knows them is the judge.
     """
-    controls = [bag for bag in bags if bag.label == control]
-    samples = [bag.sample for bag in controls for _ in bag.cell_ids]
     scores, patients = model.control_scores_
+    samples = [bag.sample for bag in bags if bag.label == control for _ in bag.cell_ids]
     if not model.core_.judges:
-        return Judge.fit(scores, patients, samples, seed=seed)
+        return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
     embedded = [model.embedded(bag) for bag in bags]
     group = np.array([model.donor_groups_.get(bag.patient, -1) for bag in bags])
+    n_networks = len(embedded[0])
+    networks = range(1, n_networks) if n_networks > 1 else [0]
     scorers = [
-        _scorer([of_bag[judge] for of_bag in embedded], bags, group != judge - 1, control, seed)
-        for judge in range(len(model.core_.judges))
+        _scorer([of_bag[network] for of_bag in embedded], bags, group != network - 1, control, seed)
+        for network in networks
     ]
-    alone = len(scorers) == 1  # of a single control donor there is no witness
-    blind = [0 if alone else number + 1 for number in group.tolist()]
-    held_out = np.concatenate(
-        [
-            scorers[number].score_samples(of_bag[number])
-            for of_bag, bag, number in zip(embedded, bags, blind, strict=True)
-            if bag.label == control
-        ]
+    judge = np.where(group > 0, group, 0) if n_networks > 1 else np.zeros_like(group)
+    controls = [row for row, bag in enumerate(bags) if bag.label == control]
+    held_out = [scorers[judge[row]].score_samples(embedded[row][networks[judge[row]]]) for row in controls]
+    judges = np.repeat(judge[controls], [len(bags[row]) for row in controls])
+    model.control_scores_ = (np.concatenate(held_out), patients)
+    return Jury.fit(
+        np.concatenate(held_out), patients, samples, judges, scorers=scorers, networks=networks, seed=seed
     )
-    model.control_scores_ = (held_out, patients)
-    return Judge.fit(held_out, patients, samples, scorers=scorers, networks=range(len(scorers)), seed=seed)
 
 
-def judge_of_site(model: "AnomalyMIL", judge: Judge, controls: Sequence[Bag], seed: int) -> Judge:
-    """The judge made anew of control bags that no network has seen; what is usual among all cells stays."""
-    site = _site_judge(model, judge, controls, seed)
-    return replace(site, temperature=judge.temperature, sets=judge.sets)
+def jury_of_site(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: int) -> Jury:
+    """The jury made anew of control bags that no network has seen; what is usual among all cells stays."""
+    site = _site_jury(model, jury, controls, seed)
+    return replace(site, temperature=jury.temperature, sets=jury.sets)
 
 
-def _site_judge(model: "AnomalyMIL", judge: Judge, controls: Sequence[Bag], seed: int) -> Judge:
+def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: int) -> Jury:
     samples = [bag.sample for bag in controls for _ in bag.cell_ids]
     scores, patients = model.control_scores_
-    if not judge.scorers:
-        return Judge.fit(scores, patients, samples, seed=seed)
-    cells = np.concatenate([model.embedded(bag)[0] for bag in controls])
+    if not jury.scorers:
+        return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
+    embedded = [model.embedded(bag) for bag in controls]
     group, donors = donor_groups(patients, GROUPS, seed=seed), np.asarray(patients)
-    first = judge.scorers[0]
-    assert isinstance(first, Combined)
-    usual = first.relative.background
-    groups = range(-1, group.max() + 1 if group.max() > 0 else 0)  # -1: all of them
-    scorers = [
-        Combined.fit(cells[group != left], donors[group != left].tolist(), usual, seed=seed)
-        for left in groups
-    ]
-    held_out = np.empty(len(cells))
+    held_out, scorers, networks = np.empty(len(group)), [], []
     for left in range(group.max() + 1):
-        scorer = scorers[left + 1 if len(scorers) > 1 else 0]
-        held_out[group == left] = scorer.score_samples(cells[group == left])
+        old, network = jury.scorers[left % len(jury.scorers)], jury.networks[left % len(jury.scorers)]
+        assert isinstance(old, Combined)
+        cells = np.concatenate([of_bag[network] for of_bag in embedded])
+        known = group != left if group.max() > 0 else group == left
+        usual = old.relative.background
+        scorers.append(Combined.fit(cells[known], donors[known].tolist(), usual, seed=seed))
+        networks.append(network)
+        held_out[group == left] = scorers[left].score_samples(cells[group == left])
     model.control_scores_ = (held_out, patients)
-    return Judge.fit(held_out, patients, samples, scorers=scorers, networks=[0] * len(scorers), seed=seed)
+    return Jury.fit(held_out, patients, samples, group, scorers=scorers, networks=networks, seed=seed)
 
 
 def _scorer(

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from hemomil.commands.settings import Settings
 from hemomil.errors import FeaturesError, ModelError
 from hemomil.files import write_json, written_whole
-from hemomil.novelty.judge import Judge
+from hemomil.novelty.jury import Jury
 
 if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
@@ -32,7 +32,7 @@ class TrainedModel:
     """What `train` leaves and `predict` reads."""
 
     model: "AnomalyMIL"
-    judge: Judge
+    jury: Jury
     settings: Settings
     fingerprint: Mapping[str, Any]
     """What the features are: kinds, names, versions, detector."""
@@ -41,7 +41,7 @@ class TrainedModel:
 def save_model(folder: Path, trained: TrainedModel) -> None:
     """Write the model; a detector that is a file of the user's is copied along."""
     tensors, config = trained.model.to_state()
-    novelty = {f"novelty.{name}": array for name, array in trained.judge.to_state().items()}
+    novelty = {f"novelty.{name}": array for name, array in trained.jury.to_state().items()}
     settings = trained.settings
     if Path(settings.detector).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def load_model(folder: Path) -> TrainedModel:
     novelty = {n.removeprefix("novelty."): a for n, a in tensors.items() if n.startswith("novelty.")}
     return TrainedModel(
         model=AnomalyMIL.from_state(own, record["model"]),
-        judge=Judge.from_state(novelty),
+        jury=Jury.from_state(novelty),
         settings=settings,
         fingerprint=record["input_fingerprint"],
     )

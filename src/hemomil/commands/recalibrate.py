@@ -7,7 +7,7 @@ from hemomil.cohort import Problem, listing
 from hemomil.commands.cells import prepare
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.drift import Site, drift_notices, drift_record, moved_features
-from hemomil.commands.fitting import judge_of_site, predict
+from hemomil.commands.fitting import jury_of_site, predict
 from hemomil.commands.model_folder import TrainedModel, load_model, refuse_other_features, save_model
 from hemomil.commands.run_folder import RunFolder, load_record, open_run
 from hemomil.commands.settings import jobs_or_cores
@@ -71,14 +71,13 @@ def _recalibrate(
         new = refitted(trained, bags)
         save_model(run.path / "model", new)
     with run.timed("drift"):
-        site = Site(
-            bags=bags, old=trained, new=new, predictions=predict(trained.model, trained.judge, bags)[0]
-        )
+        predictions, flags = predict(trained.model, trained.jury, bags)
+        site = Site(bags=bags, old=trained, new=new, predictions=predictions, flags=flags)
         moved = moved_features(site)
         drift = drift_record(site, moved, level)
     write_table(run.path / "drift.csv", moved)
     write_json(run.path / "drift.json", drift)
-    run.notices.extend((*drift_notices(drift), *(new.judge.notices if drift["certified"] else ())))
+    run.notices.extend((*drift_notices(drift), *(new.jury.notices if drift["certified"] else ())))
     run.facts.update(
         classes=tuple(new.model.classes_), control=run.settings.control, methods=[new.model.method]
     )
@@ -90,7 +89,7 @@ def refitted(trained: TrainedModel, controls: list[Bag]) -> TrainedModel:
     model = trained.model.recalibrated(controls)
     return TrainedModel(
         model=model,
-        judge=judge_of_site(model, trained.judge, controls, trained.settings.seed),
+        jury=jury_of_site(model, trained.jury, controls, trained.settings.seed),
         settings=trained.settings,
         fingerprint=trained.fingerprint,
     )

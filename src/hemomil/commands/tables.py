@@ -8,7 +8,7 @@ import pandas as pd
 
 from hemomil.explain import DeletionCurve
 from hemomil.files import write_text, written_whole
-from hemomil.novelty.judge import CellFlags, Judge
+from hemomil.novelty.jury import CellFlags, Jury
 from hemomil.types import Bag, Prediction, Sample
 
 CELL_COLUMNS = ("cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1")
@@ -30,7 +30,8 @@ DELETION_COLUMNS = {
 def sample_rows(
     bags: Sequence[Bag],
     predictions: Sequence[Prediction],
-    judge: Judge,
+    flags: Sequence[CellFlags],
+    jury: Jury,
     *,
     method: str,
     run: int | None,
@@ -47,12 +48,12 @@ def sample_rows(
             "method": method,
             "predicted": said.predicted,
             **_probabilities(said.classes, said.probabilities),
-            "novelty_p": judge.sample_p(said.anomaly),
-            "novelty_floor": judge.calibration.floor,
-            "abnormal_low": judge.abnormal_low(said.anomaly),
-            **({"conformal_set": judge.conformal_set(said.probabilities)} if judge.sets is not None else {}),
+            "novelty_p": jury.sample_p(of_cells),
+            "novelty_floor": jury.floor,
+            "abnormal_low": jury.abnormal_low(of_cells),
+            **({"conformal_set": jury.conformal_set(said.probabilities)} if jury.sets is not None else {}),
         }
-        for bag, said in zip(bags, predictions, strict=True)
+        for bag, said, of_cells in zip(bags, predictions, flags, strict=True)
     ]
     return pd.DataFrame(rows).astype({"fold": "Int64", "run": "Int64"})
 
@@ -125,6 +126,7 @@ def deletion_rows(
 
 
 def _cells_of(bag: Bag, said: Prediction, flags: CellFlags) -> pd.DataFrame:
+    low, high = flags.interval
     columns: Mapping[str, object] = {
         "cell_id": said.cell_ids,
         "sample": bag.sample,
@@ -134,8 +136,8 @@ def _cells_of(bag: Bag, said: Prediction, flags: CellFlags) -> pd.DataFrame:
         "contribution": said.contribution,
         "anomaly_p": flags.p,
         "anomaly_q": flags.q,
-        "anomaly_low": flags.low,
-        "anomaly_high": flags.high,
+        "anomaly_low": low,
+        "anomaly_high": high,
         "verdict": flags.verdict,
         **_probabilities(said.classes, said.cell_probabilities),
     }

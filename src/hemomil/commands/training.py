@@ -68,11 +68,11 @@ def _train(
         talk.say(f"training {settings.method} on {len(bags)} samples")
         with run.timed("train"):
             n_inner = inner_folds(bags, settings)
-            model, judge = fit(bags, settings.method, settings, seed=settings.seed, n_inner=n_inner)
+            model, jury = fit(bags, settings.method, settings, seed=settings.seed, n_inner=n_inner)
         if n_inner == 0 and settings.inner_folds != 0 and bags[0].features.ndim == 2:
             run.notices.append(few_patients(bags))
-        run.notices.extend((*model.notices_, *judge.notices))
-        trained = TrainedModel(model=model, judge=judge, settings=settings, fingerprint=fingerprint)
+        run.notices.extend((*model.notices_, *jury.notices))
+        trained = TrainedModel(model=model, jury=jury, settings=settings, fingerprint=fingerprint)
         save_model(run.path / "model", trained)
         run.facts["evaluation"] = "none: these are the model's own training samples"
         return _tell(run, source, bags, trained, store)
@@ -121,13 +121,13 @@ def _tell(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, in whichever process
     with run.timed("predict"):
-        predictions, flags = fitting.predict(trained.model, trained.judge, bags)
+        predictions, flags = fitting.predict(trained.model, trained.jury, bags)
     torch.set_num_threads(threads)
     classes = tuple(trained.model.classes_)
     told: dict[str, Any] = {"method": trained.model.method, "run": None, "fold": None}
     seen = {bag.sample for bag in bags}
     lost = [sample for sample in source.cohort.samples if sample.sample not in seen]
-    samples = sample_rows(bags, predictions, trained.judge, **told)
+    samples = sample_rows(bags, predictions, flags, trained.jury, **told)
     samples = pd.concat([samples, blank_rows(lost, classes, **told)], ignore_index=True)
     write_table(run.path / "samples.csv", samples)
     write_cells(run.path / "cells.parquet", cell_rows(bags, predictions, flags, read_obs(store), **told))
@@ -154,7 +154,7 @@ def check_explanations(
     ][:CHECKED_SAMPLES]
     checks = [
         deletion_check(
-            fitting.without(trained.model, trained.judge),
+            fitting.without(trained.model, trained.jury),
             bag,
             said.contribution,
             k=DELETED,

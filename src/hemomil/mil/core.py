@@ -47,6 +47,10 @@ class Core(nn.Module):
                 for _ in range(witnesses)
             ]
         )
+        self.witness_spaces = nn.ModuleList(
+            [FeatureSpace(feature_shape, settings.clip) for _ in range(witnesses)]
+        )
+        """Each witness has its own: mean and SD would tell it of the donors that it is not to know."""
         self.site_reference: HealthyReference | None = None
         """Made of another laboratory's controls: anomaly is read from it, what pooling weighs by is not."""
 
@@ -61,10 +65,16 @@ class Core(nn.Module):
         return cast(list[MILNetwork], list(self.networks))
 
     @property
-    def judges(self) -> list[MILNetwork]:
-        """The network in whose embedding cells are judged, then each witness; none for a method without."""
-        witnesses = cast(list[MILNetwork], list(self.witnesses))
-        return [self.members[self.judging], *witnesses] if self.has_judges else []
+    def judges(self) -> list[tuple[FeatureSpace, MILNetwork]]:
+        """The network in whose embedding cells are judged, then each witness, each with the space it reads.
+
+        None for a method without.
+        """
+        if not self.has_judges:
+            return []
+        spaces = cast(list[FeatureSpace], [self.space, *self.witness_spaces])
+        networks = cast(list[MILNetwork], [self.members[self.judging], *self.witnesses])
+        return list(zip(spaces, networks, strict=True))
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +84,17 @@ class Core(nn.Module):
     def inputs(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
         """What encoders take: RoI maps as they are, or standardised vectors."""
         return cells if self.reads_maps else self.space(cells)
+
+    def embedded(self, cells: Float[Tensor, "N ..."]) -> list[Float[Tensor, "N H"]]:
+        """Where cells lie for each of the judges, read in chunks."""
+        parts = [self._embedded(part.to(self.device)) for part in torch.split(cells, self.chunk)]
+        return [torch.cat(of_judge) for of_judge in zip(*parts, strict=True)]
+
+    def _embedded(self, cells: Float[Tensor, "N ..."]) -> list[Float[Tensor, "N H"]]:
+        if self.reads_maps:
+            return [network.encode(cells) for _, network in self.judges]
+        flat = self.space.flatten(cells)
+        return [network.encode(space.standardise(flat)) for space, network in self.judges]
 
     def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """The vectors whose distance to the healthy reference counts, read in chunks."""

@@ -169,7 +169,11 @@ class FeatureSpace(nn.Module):
 
     def forward(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N F"]:
         """Standardised vectors of cells."""
-        vectors = (self.flatten(cells) - self.mean) / self.scale
+        return self.standardise(self.flatten(cells))
+
+    def standardise(self, vectors: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
+        """The same of cells that are flat already."""
+        vectors = (vectors - self.mean) / self.scale
         return vectors if self.clip is None else vectors.clamp(-self.clip, self.clip)
 
 

@@ -5,8 +5,9 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.core import Core
+from hemomil.mil.encoder import FeatureSpace
 from hemomil.mil.explanation import explain_bag, pool_again
 from hemomil.mil.network import MILNetwork
 from hemomil.mil.pack import Segments
@@ -91,7 +93,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         witnesses = _n_groups(groups) if parts.witnesses and settings.witnesses else 0
         core = Core(parts, shape, len(self.classes_), settings, witnesses)
         self.core_ = core.to(_device(settings))
-        self._learn_space(cells, groups)
+        self._learn_spaces(cells, groups, donors)
         if parts.pooling != "quantiles":
             self._train(cells, targets, groups, donors, progress or (lambda done, total: None))
         self._fit_reference(self.core_.reference, cells, groups, donors)
@@ -118,11 +120,18 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return torch.tensor(rows)
 
     @torch.no_grad()
-    def _learn_space(self, cells: list[Tensor], groups: Int64[Tensor, "S"]) -> None:
-        space = self.core_.space
-        flat = [space.flatten(bag.to(space.mean.device)) for bag in cells]
-        healthy = [vectors for vectors, group in zip(flat, groups.tolist(), strict=True) if group >= 0]
-        space.learn(torch.cat(healthy), torch.cat(flat))
+    def _learn_spaces(self, cells: list[Tensor], groups: Int64[Tensor, "S"], patients: list[str]) -> None:
+        core = self.core_
+        flat = [core.space.flatten(bag.to(core.device)) for bag in cells]
+        everyone = list(range(len(cells)))
+        known = [everyone, *(self._without(group, patients) for group in range(len(core.witnesses)))]
+        for space, rows in zip([core.space, *core.witness_spaces], known, strict=True):
+            healthy = [flat[row] for row in rows if groups[row] >= 0]
+            cast(FeatureSpace, space).learn(torch.cat(healthy), torch.cat([flat[row] for row in rows]))
+
+    def _without(self, group: int, patients: list[str]) -> list[int]:
+        """Rows of the bags of all patients but this group of control donors: their ill samples go as well."""
+        return [row for row, patient in enumerate(patients) if self.donor_groups_.get(patient) != group]
 
     def _train(
         self,
@@ -133,21 +142,27 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Progress,
     ) -> None:
         core, settings = self.core_, self._settings
-        with (
-            torch.no_grad()
-        ):  # vectors are standardised once; RoI maps stay in half precision until a step needs them
-            inputs = cells if core.reads_maps else [core.inputs(bag.to(core.device)) for bag in cells]
-        bags = TrainingBags(inputs, targets, groups)
+        with torch.no_grad():  # RoI maps stay in half precision until a step needs them
+            flat = cells if core.reads_maps else [core.space.flatten(bag.to(core.device)) for bag in cells]
+        bags = TrainingBags(flat, targets, groups)
+        everyone = self._standardised(bags, core.space)
         n_members, n_witnesses = len(core.members), len(core.witnesses)
         total = (n_members + n_witnesses) * settings.epochs
         for member in range(n_members):
             report = partial(_report, progress, member * settings.epochs, total)
-            core.networks[member] = self._trained(bags, member, report)
+            core.networks[member] = self._trained(everyone, member, report)
         for group in range(n_witnesses):
             report = partial(_report, progress, (n_members + group) * settings.epochs, total)
-            kept = [self.donor_groups_.get(patient) != group for patient in patients]
-            others = bags.at(torch.nonzero(torch.tensor(kept))[:, 0])
-            core.witnesses[group] = self._trained(others, core.judging, report)
+            others = bags.at(torch.tensor(self._without(group, patients)))
+            known = self._standardised(others, cast(FeatureSpace, core.witness_spaces[group]))
+            core.witnesses[group] = self._trained(known, core.judging, report)
+
+    @torch.no_grad()
+    def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:
+        """Flat vectors standardised, once for all epochs; RoI maps as they are."""
+        if self.core_.reads_maps:
+            return bags
+        return replace(bags, cells=[space.standardise(vectors) for vectors in bags.cells])
 
     def _trained(self, bags: TrainingBags, member: int, report: Callable[[int], None]) -> MILNetwork:
         """A network such as this member of the ensemble, trained on these bags."""
@@ -251,11 +266,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         one without each of `donor_groups_` in turn. Empty for a method without such networks.
         """
         self._check([bag])
-        core, parts = self.core_, torch.split(_tensor(bag.features), self.core_.chunk)
-        if not core.judges:
-            return []
-        inputs = [core.inputs(part.to(core.device)) for part in parts]
-        return [torch.cat([judge.encode(part) for part in inputs]).cpu().numpy() for judge in core.judges]
+        return [vectors.cpu().numpy() for vectors in self.core_.embedded(_tensor(bag.features))]
 
     @torch.no_grad()
     def predict_without(self, bag: Bag, sets: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "S K"]:

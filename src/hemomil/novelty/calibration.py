@@ -89,6 +89,14 @@ class Calibration:
         """p-value of each cell of a new donor: (1 + Σ over donors of the share ≥ score) / (D + 1)."""
         return hierarchical_p(scores, self.cell_scores, self.cell_shares, self.n_donors)
 
+    def cell_votes(self, scores: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        """Σ over donors of the share of their cells that score as high, for each cell of a new donor."""
+        return votes(scores, self.cell_scores, self.cell_shares)
+
+    def sample_votes(self, scores: Float[np.ndarray, "N"]) -> Float[np.ndarray, "1"]:
+        """Σ over donors of the share of their samples that are as strange as this sample of a new donor."""
+        return votes(np.array([top_decile_mean(scores)]), self.sample_scores, self.sample_shares)
+
     def sample_p(self, scores: Float[np.ndarray, "N"]) -> float:
         """p-value of a sample of a new donor, from the scores of its cells; 1 for a sample without cells.
 
@@ -127,12 +135,19 @@ def hierarchical_p(
 
     `reference` ascends; the `shares` of what is of one donor (or patient) sum to one.
     """
+    # rounding of the sum must not push a p-value over 1
+    p: np.ndarray = np.minimum((1 + votes(scores, reference, shares)) / (n_donors + 1), 1.0)
+    return p
+
+
+def votes(
+    scores: Float[np.ndarray, "N"], reference: Float[np.ndarray, "M"], shares: Float[np.ndarray, "M"]
+) -> Float[np.ndarray, "N"]:
+    """Σ of the shares of reference scores ≥ score, for all scores by one search; `reference` ascends."""
     assert not np.isnan(scores).any(), "a cell has no anomaly score"
     first = np.searchsorted(reference, scores.astype(np.float64), side="left")
-    above = np.append(np.cumsum(shares[::-1])[::-1], 0.0)
-    # rounding of the sum must not push a p-value over 1
-    p: np.ndarray = np.minimum((1 + above[first]) / (n_donors + 1), 1.0)
-    return p
+    above: np.ndarray = np.append(np.cumsum(shares[::-1])[::-1], 0.0)[first]
+    return above
 
 
 def donor_notices(n_donors: int) -> tuple[Notice, ...]:

@@ -71,7 +71,7 @@ class Combined:
         everyone = background if isinstance(background, Gaussian) else Gaussian.fit(background)
 
         def distance(some: np.ndarray, _: Sequence[str]) -> Gaussian:
-            return Gaussian.fit(some, "halved")
+            return Gaussian.fit(some)
 
         def forest(some: np.ndarray, owners: Sequence[str]) -> Forest:
             return Forest.fit(some, owners, seed=seed)

@@ -46,7 +46,7 @@ class Gaussian:
         cells, and may be noise, does not outweigh the rest.
         """
         rows = _rows(cells, unit_length)
-        found = empirical_covariance(rows) if covariance == "plain" else oas(rows)[0]
+        found = _covariance(rows, covariance)
         if covariance == "halved":
             found = (found + np.diag(found.diagonal())) / 2
         found = found + REG_COVAR * np.eye(rows.shape[1])
@@ -129,6 +129,13 @@ class Mixture:
         mixture.precisions_cholesky_ = np.stack([_precision_factor(c) for c in self.covariances])
         scores: np.ndarray = -mixture.score_samples(self.space.whiten(cells))
         return scores
+
+
+def _covariance(rows: Float64[np.ndarray, "M F"], covariance: Covariance) -> Float64[np.ndarray, "F F"]:
+    if len(rows) == 1:  # nothing is known of how much cells vary, of which scikit-learn warns
+        return np.zeros((rows.shape[1], rows.shape[1]))
+    found: np.ndarray = empirical_covariance(rows) if covariance == "plain" else oas(rows)[0]
+    return found
 
 
 def _rows(cells: Float[np.ndarray, "N F"], unit_length: bool) -> Float64[np.ndarray, "N F"]:

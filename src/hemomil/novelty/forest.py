@@ -55,7 +55,8 @@ class Forest:
         parts = [cells[start : start + rows] for start in range(0, len(cells), rows)]
         depth = [self._depth(np.asarray(part, dtype=np.float32)) for part in parts]
         mean = np.concatenate([np.empty(0), *depth]) / len(self.left)
-        scores: np.ndarray = 2 ** (-mean / self.usual)
+        # a single healthy cell cannot be parted: then no cell is stranger than another, as in scikit-learn
+        scores: np.ndarray = 2 ** -(mean / self.usual if self.usual > 0 else np.ones_like(mean))
         return scores
 
     def _depth(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:

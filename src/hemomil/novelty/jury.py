@@ -1,0 +1,209 @@
+"""Is this cell, or this sample, strange, and how surely? Judges, and the error rates that donors give them.
+
+Axes: M cells of the control donors, N cells of a sample to be judged, F features, J judges.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from hemomil.novelty.calibration import Calibration, benjamini_hochberg, donor_notices, flag_threshold
+from hemomil.novelty.intervals import ensemble_interval, verdicts
+from hemomil.novelty.scorers import Scorer, from_state, to_state
+from hemomil.novelty.sets import ConformalSets
+from hemomil.novelty.share import HealthyTails, abnormal_share_low
+from hemomil.novelty.temperature import apply_temperature
+from hemomil.types import Notice
+
+FLAGGED = 0.01
+"""A judge calls a cell abnormal above the score that so many of a new healthy donor's cells exceed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFlags:
+    """What is said of the cells of one sample."""
+
+    scores: Float[np.ndarray, "N J"]
+    """By each judge."""
+    p: Float[np.ndarray, "N"]
+    q: Float[np.ndarray, "N"]
+    verdict: Shaped[np.ndarray, "N"]
+    """abnormal, normal, or undecided: the judges disagree."""
+
+    @property
+    def anomaly(self) -> Float[np.ndarray, "N"]:
+        """The mean over the judges."""
+        mean: np.ndarray = self.scores.mean(axis=1)
+        return mean
+
+    @property
+    def interval(self) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+        """Lowest and highest score by any judge; NaN where there is one only."""
+        if self.scores.shape[1] > 1:
+            return ensemble_interval(self.scores)
+        nothing = np.full(len(self.scores), np.nan)
+        return nothing, nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jury:
+    """Judges of strangeness, each of whom lacks a group of control donors, and what these donors' cells get.
+
+    A judge is a scorer that was made without the group, and looks in the embedding of a network that was made
+    without it. Without scorers there is one judge: the model's own anomaly.
+
+    Notes
+    -----
+    A new cell is held, by each judge, against the donors whom that judge does not know, and the votes of all
+    donors are added (cross-conformal prediction, Vovk 2015, arXiv 1208.0806; over donors, see `Calibration`):
+    p = (1 + sum over donors of the share of their cells that their judge finds as strange) / (D + 1). Both
+    sides of each comparison come from the same judge, so none is favoured for being better known.
+    """
+
+    calibrations: tuple[Calibration, ...]
+    """Of each judge: scores of the donors it lacks; of the model's own anomaly: those of all donors."""
+    tails: HealthyTails
+    threshold: float
+    """Score above which a judge calls a cell abnormal."""
+    scorers: tuple[Scorer, ...] = ()
+    networks: tuple[int, ...] = ()
+    """In whose embedding each scorer looks: the network of all donors is 0, then come the witnesses."""
+    temperature: float = 1.0
+    """Of the class probabilities, learned on inner folds; 1 leaves them alone."""
+    sets: ConformalSets | None = None
+    """Sets of classes with a stated error, learned on inner folds."""
+
+    @classmethod
+    def fit(
+        cls,
+        scores: Float[np.ndarray, "M"],
+        patients: Sequence[str],
+        samples: Sequence[str],
+        judges: Int[np.ndarray, "M"],
+        *,
+        scorers: Sequence[Scorer] = (),
+        networks: Sequence[int] = (),
+        seed: int = 0,
+    ) -> "Jury":
+        """Learn error rates from control cells, each scored by the judge (0 to J - 1) without its donor."""
+        owners, bags = np.asarray(patients, dtype=object), np.asarray(samples, dtype=object)
+        of_judge = [judges == number for number in range(int(judges.max(initial=0)) + 1)]
+        return cls(
+            calibrations=tuple(
+                Calibration.fit(scores[own], owners[own].tolist(), bags[own].tolist()) for own in of_judge
+            ),
+            tails=HealthyTails.fit(scores, patients, samples, seed=seed),
+            threshold=flag_threshold(Calibration.fit(scores, patients, samples), FLAGGED),
+            scorers=tuple(scorers),
+            networks=tuple(networks),
+        )
+
+    @property
+    def n_donors(self) -> int:
+        """Control donors who have a vote."""
+        return sum(calibration.n_donors for calibration in self.calibrations)
+
+    @property
+    def floor(self) -> float:
+        """The smallest p-value that these donors can give."""
+        return 1 / (self.n_donors + 1)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Warnings where donors or patients are too few for what one would like to say."""
+        of_sets = self.sets.notices() if self.sets is not None else ()
+        return (*donor_notices(self.n_donors), *self.tails.notices(), *of_sets)
+
+    def flags(
+        self, own: Float[np.ndarray, "N"], embedded: Sequence[Float[np.ndarray, "N F"]] = ()
+    ) -> CellFlags:
+        """Judge the cells of a sample.
+
+        `own` is the model's anomaly, which holds where there are no scorers; `embedded` says where the cells
+        lie, for each network.
+        """
+        pairs = zip(self.scorers, self.networks, strict=True)
+        told = [scorer.score_samples(embedded[network]) for scorer, network in pairs]
+        scores = np.stack(told, axis=1) if told else own[:, None]
+        p = self._p([c.cell_votes(of) for c, of in zip(self.calibrations, scores.T, strict=True)])
+        return CellFlags(
+            scores=scores,
+            p=p,
+            q=benjamini_hochberg(p),
+            verdict=verdicts(scores.min(axis=1), scores.max(axis=1), self.threshold),
+        )
+
+    def sample_p(self, flags: CellFlags) -> float:
+        """p-value of a sample: how often would a healthy donor's look this strange? 1 without cells."""
+        if len(flags.scores) == 0:
+            return 1.0
+        votes = [c.sample_votes(of) for c, of in zip(self.calibrations, flags.scores.T, strict=True)]
+        return float(self._p(votes)[0])
+
+    def _p(self, votes: Sequence[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "_"]:
+        # rounding of the sum must not push a p-value over 1
+        p: np.ndarray = np.minimum((1 + np.sum(votes, axis=0)) / (self.n_donors + 1), 1.0)
+        return p
+
+    def abnormal_low(self, flags: CellFlags) -> float:
+        """At least this share of the sample's cells is abnormal (95 %)."""
+        return abnormal_share_low(flags.anomaly, self.tails)
+
+    def scaled(self, probabilities: Float[np.ndarray, "*S K"]) -> Float[np.ndarray, "*S K"]:
+        """Class probabilities at the learned temperature."""
+        return apply_temperature(probabilities, self.temperature)
+
+    def conformal_set(self, probabilities: Float[np.ndarray, "K"]) -> str | None:
+        """The classes that cannot be excluded, joined by |; empty: none of those known. None: not learned."""
+        return None if self.sets is None else "|".join(self.sets.classes_of(probabilities))
+
+    def to_state(self) -> dict[str, np.ndarray]:
+        """Arrays that `from_state` rebuilds the jury from."""
+        state: dict[str, np.ndarray] = {
+            "threshold": np.array([self.threshold]),
+            "networks": np.array(self.networks, dtype=np.int64),
+            "temperature": np.array([self.temperature]),
+        }
+        for number, calibration in enumerate(self.calibrations):
+            state |= _named(f"calibration.{number}", calibration.to_state())
+        for number, scorer in enumerate(self.scorers):
+            state |= _named(f"scorer.{number}", to_state(scorer))
+        if self.sets is not None:
+            state["sets.classes"] = np.frombuffer("\n".join(self.sets.classes).encode(), dtype=np.uint8)
+            state |= _named("sets", self.sets.to_state())
+        return state | _named("tails", self.tails.to_state())
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "Jury":
+        """The jury that `to_state` wrote."""
+        sets = _below(state, "sets")
+        return cls(
+            calibrations=tuple(Calibration.from_state(part) for part in _numbered(state, "calibration")),
+            tails=HealthyTails.from_state(_below(state, "tails")),
+            threshold=float(state["threshold"][0]),
+            scorers=tuple(from_state("combined", part) for part in _numbered(state, "scorer")),
+            networks=tuple(state["networks"].tolist()),
+            temperature=float(state["temperature"][0]),
+            sets=_sets(sets) if sets else None,
+        )
+
+
+def _sets(state: Mapping[str, np.ndarray]) -> ConformalSets:
+    return ConformalSets.from_state(state, classes=state["classes"].tobytes().decode().split("\n"))
+
+
+def _named(name: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def _below(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, without that."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def _numbered(state: Mapping[str, np.ndarray], name: str) -> list[dict[str, np.ndarray]]:
+    """The parts `name.0`, `name.1`, ..."""
+    numbers = {int(key.split(".")[1]) for key in state if key.startswith(f"{name}.")}
+    return [_below(state, f"{name}.{number}") for number in sorted(numbers)]
