@@ -1,6 +1,9 @@
 """Flags that several commands share, and how a result is printed."""
 
 import json
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,12 +64,14 @@ def print_json(value: Any) -> None:
 
 
 def show_study(metrics: dict[str, Any], run: Path, as_json: bool) -> None:
-    """What `study` and `demo` print: the methods with their intervals, and where the rest is."""
+    """What `study` and `demo` print: the methods with their intervals, and how to open the rest."""
     if as_json:
         print_json(metrics)
         return
     from hemomil.commands.console import methods_table
 
     typer.echo(methods_table(metrics))
-    typer.echo(f"\npage     {run / 'report.html'}")
+    called = "hemomil" if shutil.which("hemomil") else sys.argv[0]
+    typer.echo(f"\npage     {run / 'report.html'}   (open it in a browser)")
+    typer.echo(f"viewer   {shlex.join([called, 'view', str(run)])}   (every sample and cell)")
     typer.echo(f"tables   {run / 'samples.csv'}, {run / 'cells.parquet'}, {run / 'metrics.json'}")

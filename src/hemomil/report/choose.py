@@ -41,7 +41,7 @@ def how_chosen(tables: RunTables, settings: ReportSettings) -> str:
         kinds = "the most certain, the least certain and the strangest"
     return (
         f"{settings.samples} of {total} samples are shown with their images, chosen in turn over the "
-        f"classes: {kinds}. The table further down lists all of them."
+        f"classes: {kinds}. The table further down lists all of them; hemomil view opens each."
     )
 
 

@@ -14,9 +14,18 @@
   if (boxes) boxes.addEventListener("change", () => body.classList.toggle("no-boxes", !boxes.checked));
 
   const readout = document.querySelector("#readout");
+  // in its sample a cell is marked wherever it is shown: in the image and in the lists
+  const mark = (cell) => {
+    for (const old of document.querySelectorAll(".pointed")) old.classList.remove("pointed");
+    const sample = cell.closest("section.sample");
+    if (!sample) return;
+    for (const same of sample.querySelectorAll(`[data-n="${cell.dataset.n}"]`)) same.classList.add("pointed");
+  };
   const tell = (event) => {
     const cell = event.target.closest("[data-cell]");
-    if (cell && readout) readout.textContent = cell.dataset.cell;
+    if (!cell) return;
+    if (readout) readout.textContent = cell.dataset.cell;
+    mark(cell);
   };
   document.addEventListener("pointerover", tell);
   document.addEventListener("focusin", tell);

@@ -17,9 +17,9 @@ def doubts(row: Mapping[str, Any], cells: pd.DataFrame, control: str) -> str:
         runs_text(row["agreeing"], row["reads"]),
         novelty_text(row["novelty_p"], floor_of(row)),
         conformal_sentence(row, control),
+        decided_sentence(cells),
         abnormal_sentence(row),
         flagged_text(cells["anomaly_q"]),
-        decided_sentence(cells),
     )
     return " ".join(filter(None, said))
 
@@ -36,7 +36,7 @@ def abnormal_sentence(row: Mapping[str, Any]) -> str:
     if pd.isna(low):
         return ""
     if low <= 0:
-        return "No share of abnormal cells is certain (95 % bound: 0 %)."
+        return "No share of abnormal cells is certain: it may be 0 % (95 % bound)."
     return f"At least {100 * low:.1f} % of the cells are abnormal (95 % bound)."
 
 
@@ -59,7 +59,7 @@ def decided_sentence(cells: pd.DataFrame) -> str:
     if not sum(counts.values()):
         return ""
     said = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"Cells, each with its uncertainty: {said}."
+    return f"Cells, judged one by one: {said}."
 
 
 def deletion_sentence(rows: pd.DataFrame | None) -> str:

@@ -17,7 +17,7 @@ GLOSSARY = {
     "sample": "All images taken of one blood smear. One sample belongs to one patient.",
     "probability": "What the model gives each class; a sample's classes sum to 1. It is not a clinical risk.",
     "clear, likely, undecided": f"Highest probability at least {CLEAR}, at least {LIKELY}, or below that.",
-    "anomaly": "How unlike healthy cells a cell is: its distance to the cells of healthy donors. "
+    "anomaly": "How unlike the cells of healthy donors a cell is; larger is stranger. "
     "Needs no name of a disease.",
     "attention": "How much the model looked at a cell. 1× is the average cell of the sample. "
     "It is a hint, not a proof.",
@@ -27,7 +27,12 @@ GLOSSARY = {
     "An expert looks at these first.",
     "strange but ignored": "A cell in the top tenth by anomaly that counted less than half of the cells do: "
     "an artefact, or something the model does not know.",
+    "[low, high] (cell)": "Lowest and highest anomaly of the cell when some healthy donors are left out.",
+    "abnormal, undecided, normal (cell)": "Is the cell stranger than 99 in 100 cells of a new healthy donor? "
+    "Yes; no; or undecided, where the answer changes when some healthy donors are left out.",
     "p (cell)": "How often a healthy donor's cell would look at least as strange. Small means strange.",
+    "by itself like (cell)": "The class that the model would give the cell alone, and its probability.",
+    "strangest 5 % (sample)": "The anomaly that one cell in twenty of the sample exceeds.",
     "novelty p (sample)": "How often a healthy donor's sample would look at least as strange.",
     "q (cell)": f"p, corrected for the number of cells: of the cells with q ≤ {FLAGGED}, "
     f"about {FLAGGED:.0%} at most are false alarms.",
@@ -105,7 +110,10 @@ def flagged_text(q: "pd.Series[float]") -> str:
     if q.isna().all():
         return ""
     flagged = int((q <= FLAGGED).sum())
-    return f"{flagged} of {len(q)} cells stand out from those of healthy donors (q ≤ {FLAGGED})."
+    return (
+        f"{flagged} of {len(q)} cells stand out from those of healthy donors, "
+        f"corrected for the number of cells (q ≤ {FLAGGED})."
+    )
 
 
 def runs_text(agreeing: int, reads: int) -> str:

@@ -20,7 +20,11 @@ export function startSample() {
     showMarked();
     redraw();
   });
-  for (const listen of [onChoose, onChoosePoint, onChooseThumb]) listen(choose);
+  for (const listen of [onChoose, onChoosePoint]) listen(choose);
+  onChooseThumb(async (cell) => {
+    await choose(cell);
+    find("cell").scrollIntoView({ block: "nearest" }); // on a narrow page the lists are far from it
+  });
   find("threshold").addEventListener("input", () => setThreshold(Number(find("threshold").value)));
   find("boxes").addEventListener("change", () => {
     state.boxes = find("boxes").checked;
