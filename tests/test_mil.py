@@ -163,10 +163,13 @@ def test_shuffled_labels_learn_nothing(cohort, unseen):
     assert abs(np.mean(found) - 1 / 3) < 0.2
 
 
-def test_progress_counts_every_epoch_of_every_member(cohort):
+def test_progress_counts_every_epoch_of_every_member_and_witness(cohort):
     heard = []
-    AnomalyMIL("default", QUICK).fit(cohort, progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(i + 1, 4) for i in range(4)]
+    model = AnomalyMIL("default", QUICK)
+    model.fit(cohort, progress=lambda done, total: heard.append((done, total)))
+    networks = 2 + len(model.core_.witnesses)
+    assert networks == 2 + 5
+    assert heard == [(i + 1, 2 * networks) for i in range(2 * networks)]
 
 
 @pytest.mark.parametrize("method", ["att", "default", "anomaly-quantiles"])

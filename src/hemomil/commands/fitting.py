@@ -13,7 +13,7 @@ from hemomil.explain.deletion import Predict
 from hemomil.novelty.combined import Combined
 from hemomil.novelty.held_out import GROUPS, donor_groups
 from hemomil.novelty.jury import CellFlags, Jury
-from hemomil.novelty.scorers import fit_scorer
+from hemomil.novelty.scorers import Scorer, fit_scorer
 from hemomil.types import Bag, Prediction
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[
     """What the model says of each bag, with the jury's anomaly in place of its own, and what is strange."""
     predictions = model.predict_cells(bags)
     flags = [
-        jury.flags(said.anomaly, model.embedded(bag) if jury.scorers else ())
+        jury.flags(said.anomaly, model.embedded(bag) if jury.chief is not None else ())
         for bag, said in zip(bags, predictions, strict=True)
     ]
     told = [
@@ -59,7 +59,7 @@ def without(model: "AnomalyMIL", jury: Jury) -> Predict:
 
 
 def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> Jury:
-    """Jurys, and error rates from the control cells, each scored by the judge that does not know its donor.
+    """Judges, and error rates from the control cells, each scored by the judge that does not know its donor.
 
     A method with witnesses is judged by scorers in their embeddings, another by its own distance, whose
     reference was made without the donor, but whose network was not. Of a single control donor there is no
@@ -71,19 +71,23 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
         return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
     embedded = [model.embedded(bag) for bag in bags]
     group = np.array([model.donor_groups_.get(bag.patient, -1) for bag in bags])
-    n_networks = len(embedded[0])
-    networks = range(1, n_networks) if n_networks > 1 else [0]
+    everyone = np.ones(len(bags), dtype=bool)
+    chief = _scorer([of_bag[0] for of_bag in embedded], bags, everyone, control, seed)
+    networks = tuple(range(1, len(embedded[0])))
     scorers = [
         _scorer([of_bag[network] for of_bag in embedded], bags, group != network - 1, control, seed)
         for network in networks
     ]
-    judge = np.where(group > 0, group, 0) if n_networks > 1 else np.zeros_like(group)
+    if not scorers:
+        networks, scorers, group = (0,), [chief], np.zeros_like(group)
     controls = [row for row, bag in enumerate(bags) if bag.label == control]
-    held_out = [scorers[judge[row]].score_samples(embedded[row][networks[judge[row]]]) for row in controls]
-    judges = np.repeat(judge[controls], [len(bags[row]) for row in controls])
-    model.control_scores_ = (np.concatenate(held_out), patients)
+    held_out = np.concatenate(
+        [scorers[group[row]].score_samples(embedded[row][networks[group[row]]]) for row in controls]
+    )
+    judges = np.repeat(group[controls], [len(bags[row]) for row in controls])
+    model.control_scores_ = (held_out, patients)
     return Jury.fit(
-        np.concatenate(held_out), patients, samples, judges, scorers=scorers, networks=networks, seed=seed
+        held_out, patients, samples, judges, chief=chief, scorers=scorers, networks=networks, seed=seed
     )
 
 
@@ -96,22 +100,30 @@ def jury_of_site(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed:
 def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: int) -> Jury:
     samples = [bag.sample for bag in controls for _ in bag.cell_ids]
     scores, patients = model.control_scores_
-    if not jury.scorers:
+    if jury.chief is None:
         return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
     embedded = [model.embedded(bag) for bag in controls]
     group, donors = donor_groups(patients, GROUPS, seed=seed), np.asarray(patients)
-    held_out, scorers, networks = np.empty(len(group)), [], []
-    for left in range(group.max() + 1):
-        old, network = jury.scorers[left % len(jury.scorers)], jury.networks[left % len(jury.scorers)]
+
+    def fitted(old: Scorer, network: int, known: np.ndarray) -> tuple[Combined, np.ndarray]:
         assert isinstance(old, Combined)
         cells = np.concatenate([of_bag[network] for of_bag in embedded])
-        known = group != left if group.max() > 0 else group == left
         usual = old.relative.background
-        scorers.append(Combined.fit(cells[known], donors[known].tolist(), usual, seed=seed))
-        networks.append(network)
-        held_out[group == left] = scorers[left].score_samples(cells[group == left])
+        return Combined.fit(cells[known], donors[known].tolist(), usual, seed=seed), cells
+
+    chief, _ = fitted(jury.chief, 0, np.ones(len(group), dtype=bool))
+    held_out, scorers, networks = np.empty(len(group)), [], []
+    for left in range(group.max() + 1):
+        number = left % len(jury.scorers)
+        known = group != left if group.max() > 0 else group == left
+        scorer, cells = fitted(jury.scorers[number], jury.networks[number], known)
+        scorers.append(scorer)
+        networks.append(jury.networks[number])
+        held_out[group == left] = scorer.score_samples(cells[group == left])
     model.control_scores_ = (held_out, patients)
-    return Jury.fit(held_out, patients, samples, group, scorers=scorers, networks=networks, seed=seed)
+    return Jury.fit(
+        held_out, patients, samples, group, chief=chief, scorers=scorers, networks=networks, seed=seed
+    )
 
 
 def _scorer(

@@ -25,24 +25,20 @@ FLAGGED = 0.01
 class CellFlags:
     """What is said of the cells of one sample."""
 
+    anomaly: Float[np.ndarray, "N"]
+    """By what was made with all control donors."""
     scores: Float[np.ndarray, "N J"]
     """By each judge."""
     p: Float[np.ndarray, "N"]
     q: Float[np.ndarray, "N"]
     verdict: Shaped[np.ndarray, "N"]
-    """abnormal, normal, or undecided: the judges disagree."""
-
-    @property
-    def anomaly(self) -> Float[np.ndarray, "N"]:
-        """The mean over the judges."""
-        mean: np.ndarray = self.scores.mean(axis=1)
-        return mean
+    """abnormal, normal, or undecided: the judges disagree, or know too few healthy cells."""
 
     @property
     def interval(self) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-        """Lowest and highest score by any judge; NaN where there is one only."""
+        """Lowest and highest score, the judges' and `anomaly`; NaN where there is one judge only."""
         if self.scores.shape[1] > 1:
-            return ensemble_interval(self.scores)
+            return ensemble_interval(np.column_stack([self.anomaly, self.scores]))
         nothing = np.full(len(self.scores), np.nan)
         return nothing, nothing
 
@@ -52,14 +48,16 @@ class Jury:
     """Judges of strangeness, each of whom lacks a group of control donors, and what these donors' cells get.
 
     A judge is a scorer that was made without the group, and looks in the embedding of a network that was made
-    without it. Without scorers there is one judge: the model's own anomaly.
+    without it. What ranks the cells, `chief`, was made with all donors and has no vote. Without scorers there
+    is one judge, the model's own anomaly, which ranks as well.
 
     Notes
     -----
     A new cell is held, by each judge, against the donors whom that judge does not know, and the votes of all
     donors are added (cross-conformal prediction, Vovk 2015, arXiv 1208.0806; over donors, see `Calibration`):
     p = (1 + sum over donors of the share of their cells that their judge finds as strange) / (D + 1). Both
-    sides of each comparison come from the same judge, so none is favoured for being better known.
+    sides of each comparison come from the same judge, so none is favoured for being better known. What can be
+    proved is an error rate of 2 α at p ≤ α; in practice it is near α.
     """
 
     calibrations: tuple[Calibration, ...]
@@ -67,6 +65,8 @@ class Jury:
     tails: HealthyTails
     threshold: float
     """Score above which a judge calls a cell abnormal."""
+    chief: Scorer | None = None
+    """Made with all donors; looks in the embedding of the network of all donors."""
     scorers: tuple[Scorer, ...] = ()
     networks: tuple[int, ...] = ()
     """In whose embedding each scorer looks: the network of all donors is 0, then come the witnesses."""
@@ -83,6 +83,7 @@ class Jury:
         samples: Sequence[str],
         judges: Int[np.ndarray, "M"],
         *,
+        chief: Scorer | None = None,
         scorers: Sequence[Scorer] = (),
         networks: Sequence[int] = (),
         seed: int = 0,
@@ -96,6 +97,7 @@ class Jury:
             ),
             tails=HealthyTails.fit(scores, patients, samples, seed=seed),
             threshold=flag_threshold(Calibration.fit(scores, patients, samples), FLAGGED),
+            chief=chief,
             scorers=tuple(scorers),
             networks=tuple(networks),
         )
@@ -129,11 +131,17 @@ class Jury:
         scores = np.stack(told, axis=1) if told else own[:, None]
         p = self._p([c.cell_votes(of) for c, of in zip(self.calibrations, scores.T, strict=True)])
         return CellFlags(
+            anomaly=self.chief.score_samples(embedded[0]) if self.chief is not None else own,
             scores=scores,
             p=p,
             q=benjamini_hochberg(p),
-            verdict=verdicts(scores.min(axis=1), scores.max(axis=1), self.threshold),
+            verdict=self._verdicts(scores),
         )
+
+    def _verdicts(self, scores: Float[np.ndarray, "N J"]) -> Shaped[np.ndarray, "N"]:
+        if not np.isfinite(self.threshold):  # too few control cells to say what is rare among them
+            return np.full(len(scores), "undecided")
+        return verdicts(scores.min(axis=1), scores.max(axis=1), self.threshold)
 
     def sample_p(self, flags: CellFlags) -> float:
         """p-value of a sample: how often would a healthy donor's look this strange? 1 without cells."""
@@ -149,7 +157,7 @@ class Jury:
 
     def abnormal_low(self, flags: CellFlags) -> float:
         """At least this share of the sample's cells is abnormal (95 %)."""
-        return abnormal_share_low(flags.anomaly, self.tails)
+        return abnormal_share_low(flags.scores.mean(axis=1), self.tails)
 
     def scaled(self, probabilities: Float[np.ndarray, "*S K"]) -> Float[np.ndarray, "*S K"]:
         """Class probabilities at the learned temperature."""
@@ -168,6 +176,8 @@ class Jury:
         }
         for number, calibration in enumerate(self.calibrations):
             state |= _named(f"calibration.{number}", calibration.to_state())
+        if self.chief is not None:
+            state |= _named("chief", to_state(self.chief))
         for number, scorer in enumerate(self.scorers):
             state |= _named(f"scorer.{number}", to_state(scorer))
         if self.sets is not None:
@@ -178,11 +188,12 @@ class Jury:
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> "Jury":
         """The jury that `to_state` wrote."""
-        sets = _below(state, "sets")
+        sets, chief = _below(state, "sets"), _below(state, "chief")
         return cls(
             calibrations=tuple(Calibration.from_state(part) for part in _numbered(state, "calibration")),
             tails=HealthyTails.from_state(_below(state, "tails")),
             threshold=float(state["threshold"][0]),
+            chief=from_state("combined", chief) if chief else None,
             scorers=tuple(from_state("combined", part) for part in _numbered(state, "scorer")),
             networks=tuple(state["networks"].tolist()),
             temperature=float(state["temperature"][0]),

@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
-from hemomil.novelty.judge import FLAGGED
 from sklearn.ensemble import IsolationForest
 
 from hemomil import commands
@@ -19,6 +18,7 @@ from hemomil.novelty.combined import Combined
 from hemomil.novelty.densities import Gaussian
 from hemomil.novelty.forest import Forest
 from hemomil.novelty.held_out import GROUPS, donor_groups
+from hemomil.novelty.jury import FLAGGED
 from hemomil.novelty.scorers import fit_scorer, to_state
 from hemomil.types import Sample
 from mil_cohorts import make_bag, make_cohort, make_roi_cohort
@@ -62,8 +62,8 @@ def bags():
 
 @pytest.fixture(scope="module")
 def trained(bags):
-    model, judge = fit(bags, "default", quick(), seed=SEED)
-    return TrainedModel(model=model, judge=judge, settings=quick(), fingerprint={"names": []})
+    model, jury = fit(bags, "default", quick(), seed=SEED)
+    return TrainedModel(model=model, jury=jury, settings=quick(), fingerprint={"names": []})
 
 
 @pytest.fixture(scope="module")
@@ -122,34 +122,37 @@ def test_a_witness_is_the_network_of_a_training_without_its_donors(trained, bags
 
 
 def test_a_scorer_has_seen_what_its_network_has_seen(trained, bags):
-    model, judge = trained.model, trained.judge
-    assert judge.networks == (0, 1, 2)
-    for number, group in enumerate((None, 0, 1)):
-        kept = without(bags, model, group) if number else bags
-        expected = scorer_by_hand([model.embedded(bag)[number] for bag in kept], kept)
-        assert_same_arrays(to_state(expected), to_state(judge.scorers[number]))
+    model, jury = trained.model, trained.jury
+    assert jury.networks == (1, 2)
+    for group in (0, 1):
+        kept = without(bags, model, group)
+        expected = scorer_by_hand([model.embedded(bag)[1 + group] for bag in kept], kept)
+        assert_same_arrays(to_state(expected), to_state(jury.scorers[group]))
 
 
-def test_the_background_of_every_scorer_has_the_ill(trained, bags):
+@pytest.mark.parametrize("donors", [1, DONORS])
+def test_the_background_of_every_judge_has_the_ill(bags, donors):
     """Else health would be compared with health, and disease go unseen."""
-    for number in range(3):
-        relative = trained.judge.scorers[number].relative
-        group = number - 1
-        kept = without(bags, trained.model, group) if number else bags
-        everyone = Gaussian.fit(np.concatenate([trained.model.embedded(bag)[number] for bag in kept]))
-        np.testing.assert_array_equal(relative.background.mean, everyone.mean)
-        assert (relative.background.mean != relative.healthy.mean).any()
+    known = [f"p-c{k}" for k in range(donors)]
+    some = [bag for bag in bags if bag.label != "control" or bag.patient in known]
+    model, jury = fit(some, "default", quick(), seed=SEED)
+    assert len(jury.scorers) == min(donors, 2)
+    for scorer, network in zip(jury.scorers, jury.networks, strict=True):
+        kept = without(some, model, network - 1) if network else some
+        everyone = Gaussian.fit(np.concatenate([model.embedded(bag)[network] for bag in kept]))
+        np.testing.assert_array_equal(scorer.relative.background.mean, everyone.mean)
+        assert (scorer.relative.background.mean != scorer.relative.healthy.mean).any()
 
 
 def test_nothing_of_a_donor_reaches_what_their_cells_are_scored_by(trained, bags):
     """Not their cells, not those of the illness they had later, not through mean and SD of features."""
     strange = [replace(bag, features=3 * bag.features + 2) if bag.patient == "p-c1" else bag for bag in bags]
-    model, judge = fit(strange, "default", quick(), seed=SEED)
+    model, jury = fit(strange, "default", quick(), seed=SEED)
     own = trained.model.donor_groups_["p-c1"]
     assert model.donor_groups_ == trained.model.donor_groups_
     for before, after in zip(trained.model.core_.judges[1 + own], model.core_.judges[1 + own], strict=True):
         assert_same_arrays(weights(before), weights(after))
-    assert_same_arrays(to_state(trained.judge.scorers[1 + own]), to_state(judge.scorers[1 + own]))
+    assert_same_arrays(to_state(trained.jury.scorers[own]), to_state(jury.scorers[own]))
     scores, patients = (np.asarray(part) for part in trained.model.control_scores_)
     again = model.control_scores_[0]
     group = np.array([model.donor_groups_[patient] for patient in patients])
@@ -161,20 +164,23 @@ def test_nothing_of_a_donor_reaches_what_their_cells_are_scored_by(trained, bags
 
 
 def test_scores_of_control_donors_are_in_the_order_of_their_bags(trained, bags):
-    model, judge = trained.model, trained.judge
+    model, jury = trained.model, trained.jury
     scores, patients = model.control_scores_
     start = 0
     for bag in [bag for bag in bags if bag.label == "control"]:
-        judging = 1 + model.donor_groups_[bag.patient]
-        expected = judge.scorers[judging].score_samples(model.embedded(bag)[judging])
+        group = model.donor_groups_[bag.patient]
+        expected = jury.scorers[group].score_samples(model.embedded(bag)[1 + group])
         rows = slice(start, start + len(bag))
         np.testing.assert_array_equal(scores[rows], expected)
         assert set(patients[rows]) == {bag.patient}
         start += len(bag)
     assert start == len(scores) == len(patients)
-    np.testing.assert_array_equal(judge.calibration.cell_scores, np.sort(scores))
-    assert judge.calibration.n_donors == DONORS
-    assert len(judge.calibration.sample_scores) == DONORS + 1
+    group = np.array([model.donor_groups_[patient] for patient in patients])
+    for number, calibration in enumerate(jury.calibrations):
+        np.testing.assert_array_equal(calibration.cell_scores, np.sort(scores[group == number]))
+        assert calibration.n_donors == len(set(np.asarray(patients)[group == number]))
+    assert jury.n_donors == DONORS
+    assert sum(len(calibration.sample_scores) for calibration in jury.calibrations) == DONORS + 1
 
 
 # What is said of a cell
@@ -183,52 +189,72 @@ def test_scores_of_control_donors_are_in_the_order_of_their_bags(trained, bags):
 def test_a_strange_cell_is_abnormal_and_healthy_ones_are_normal(trained):
     bag = healthy("new", np.random.default_rng(5))
     bag.features[-1] = 8
-    (said,), (flags,) = predict(trained.model, trained.judge, [bag])
+    (said,), (flags,) = predict(trained.model, trained.jury, [bag])
     assert flags.verdict[-1] == "abnormal"
     assert said.anomaly.argmax() == len(bag) - 1
-    assert flags.p[-1] == trained.judge.calibration.floor == 1 / (DONORS + 1)
+    assert flags.p[-1] == trained.jury.floor == 1 / (DONORS + 1)
     assert (flags.verdict[:-1] == "normal").mean() > 0.9
     assert "abnormal" not in flags.verdict[:-1]
 
 
 def test_cells_of_a_disease_are_found_among_those_of_the_ill(trained):
     bag = ill("new", np.random.default_rng(6), 1)
-    (said,), (flags,) = predict(trained.model, trained.judge, [bag])
+    (said,), (flags,) = predict(trained.model, trained.jury, [bag])
     assert said.anomaly[:10].min() > np.median(said.anomaly[10:])
     assert (flags.verdict[:10] != "normal").mean() > 0.5 > (flags.verdict[10:] != "normal").mean()
+
+
+def by_hand(kept, bag):
+    """Scores of each judge."""
+    places = kept.model.embedded(bag)
+    scorers, networks = kept.jury.scorers, kept.jury.networks
+    told = [s.score_samples(places[network]) for s, network in zip(scorers, networks, strict=True)]
+    return np.stack(told, axis=1)
 
 
 def test_the_interval_holds_all_judges_and_the_verdict_is_its_place(trained):
     rng = np.random.default_rng(7)
     bag = make_bag("new", (3 * rng.normal(size=(200, FEATURES))).astype(np.float32))
-    (said,), (flags,) = predict(trained.model, trained.judge, [bag])
-    places = trained.model.embedded(bag)
-    by_judge = [s.score_samples(place) for s, place in zip(trained.judge.scorers, places, strict=True)]
-    np.testing.assert_array_equal(said.anomaly, by_judge[0])
-    np.testing.assert_array_equal(flags.low, np.min(by_judge, axis=0))
-    np.testing.assert_array_equal(flags.high, np.max(by_judge, axis=0))
-    assert ((flags.low <= said.anomaly) & (said.anomaly <= flags.high)).all()
-    assert (flags.low < flags.high).mean() > 0.9
-    threshold = trained.judge.threshold
-    np.testing.assert_array_equal(flags.verdict == "abnormal", flags.low > threshold)
-    np.testing.assert_array_equal(flags.verdict == "normal", flags.high <= threshold)
+    (said,), (flags,) = predict(trained.model, trained.jury, [bag])
+    scores, (low, high) = by_hand(trained, bag), flags.interval
+    np.testing.assert_array_equal(flags.scores, scores)
+    chief = trained.jury.chief.score_samples(trained.model.embedded(bag)[0])
+    np.testing.assert_array_equal(said.anomaly, chief)
+    np.testing.assert_array_equal(low, np.minimum(scores.min(axis=1), chief))
+    np.testing.assert_array_equal(high, np.maximum(scores.max(axis=1), chief))
+    assert (low < high).mean() > 0.9
+    np.testing.assert_array_equal(flags.verdict == "abnormal", scores.min(axis=1) > trained.jury.threshold)
+    np.testing.assert_array_equal(flags.verdict == "normal", scores.max(axis=1) <= trained.jury.threshold)
     assert set(flags.verdict) == {"abnormal", "normal", "undecided"}
+
+
+def test_every_donor_votes_once_on_a_cell_through_the_judge_that_lacks_them(trained, bags):
+    bag = ill("new", np.random.default_rng(10), 1)
+    _, (flags,) = predict(trained.model, trained.jury, [bag])
+    scores, patients = (np.asarray(part) for part in trained.model.control_scores_)
+    groups = trained.model.donor_groups_
+    votes = [
+        (scores[patients == donor][:, None] >= flags.scores[:, group]).mean(axis=0)
+        for donor, group in groups.items()
+    ]
+    np.testing.assert_allclose(flags.p, (1 + np.sum(votes, axis=0)) / (DONORS + 1), rtol=1e-12)
 
 
 def test_about_as_many_cells_of_new_healthy_donors_are_flagged_as_is_said(trained):
     """7 of 825 control cells lie above the threshold: the rate of new donors is .009, give or take .004."""
     rng = np.random.default_rng(8)
     new = [healthy(f"n{k}", rng, cells=200) for k in range(30)]
-    said, _ = predict(trained.model, trained.judge, new)
-    rate = np.mean([(one.anomaly > trained.judge.threshold).mean() for one in said])
+    _, flags = predict(trained.model, trained.jury, new)
+    rate = np.mean([(of.scores > trained.jury.threshold).mean() for of in flags])  # of a judge, on average
     assert FLAGGED / 4 < rate < 2.5 * FLAGGED
+    assert np.mean([(of.verdict == "abnormal").mean() for of in flags]) < rate
 
 
 def test_a_bag_is_judged_alike_alone_and_in_company(trained, bags):
     single = make_bag("single", np.full((1, FEATURES), 0.5, dtype=np.float32))
     for bag in (bags[3], single):
-        (alone,), (flags,) = predict(trained.model, trained.judge, [bag])
-        company, others = predict(trained.model, trained.judge, [bags[0], bag, bags[1]])
+        (alone,), (flags,) = predict(trained.model, trained.jury, [bag])
+        company, others = predict(trained.model, trained.jury, [bags[0], bag, bags[1]])
         np.testing.assert_array_equal(alone.anomaly, company[1].anomaly)
         assert np.isfinite(alone.anomaly).all()
         for field in fields(flags):
@@ -239,12 +265,12 @@ def test_a_model_put_away_and_taken_out_judges_the_same(trained, moved, bags, tm
     for name, kept in (("home", trained), ("moved", moved)):
         save_model(tmp_path / name, kept)
         again = load_model(tmp_path / name)
-        assert again.judge.networks == kept.judge.networks
-        assert again.judge.threshold == kept.judge.threshold
-        assert_same_arrays(kept.judge.to_state(), again.judge.to_state())
+        assert again.jury.networks == kept.jury.networks
+        assert again.jury.threshold == kept.jury.threshold
+        assert_same_arrays(kept.jury.to_state(), again.jury.to_state())
         for first, second in zip(
-            predict(kept.model, kept.judge, bags)[1],
-            predict(again.model, again.judge, bags)[1],
+            predict(kept.model, kept.jury, bags)[1],
+            predict(again.model, again.jury, bags)[1],
             strict=True,
         ):
             for field in fields(first):
@@ -265,8 +291,8 @@ def test_a_model_of_an_older_format_is_refused(trained, tmp_path):
 def test_tables_say_what_was_judged(trained, bags):
     told = {"method": "default", "run": None, "fold": None}
     some = bags[:4]
-    said, flags = predict(trained.model, trained.judge, some)
-    samples = sample_rows(some, said, trained.judge, **told)
+    said, flags = predict(trained.model, trained.jury, some)
+    samples = sample_rows(some, said, flags, trained.jury, **told)
     assert (samples["novelty_floor"] == 1 / (DONORS + 1)).all()
     assert (samples["novelty_p"] >= samples["novelty_floor"]).all()
     assert (samples["abnormal_low"] == 0).all()  # 10 donors certify nothing
@@ -279,47 +305,47 @@ def test_tables_say_what_was_judged(trained, bags):
     cells = cell_rows(some, said, flags, obs.iloc[::-1], **told)
     assert cells["cell_id"].tolist() == ids
     assert cells["patient"].tolist() == owner
-    for column, name in (("low", "anomaly_low"), ("high", "anomaly_high"), ("verdict", "verdict")):
-        expected = np.concatenate([getattr(of, column) for of in flags])
-        np.testing.assert_array_equal(cells[name].to_numpy(dtype=expected.dtype), expected)
+    np.testing.assert_array_equal(cells["anomaly_low"], np.concatenate([of.interval[0] for of in flags]))
+    np.testing.assert_array_equal(cells["anomaly_high"], np.concatenate([of.interval[1] for of in flags]))
+    assert cells["verdict"].tolist() == [verdict for of in flags for verdict in of.verdict]
+    np.testing.assert_array_equal(cells["anomaly_p"], np.concatenate([of.p for of in flags]))
     np.testing.assert_array_equal(cells["anomaly"], np.concatenate([one.anomaly for one in said]))
 
 
 # Another laboratory
 
 
-def test_the_judge_of_a_site_keeps_the_background_and_scores_donors_without_their_own(trained, moved, site):
-    judge = moved.judge
-    cells = np.concatenate([trained.model.embedded(bag)[0] for bag in site])
+def test_the_jury_of_a_site_keeps_the_background_and_scores_donors_without_their_own(trained, moved, site):
+    """With more judges than the model has witnesses, so that each network serves two."""
+    jury, places = moved.jury, [trained.model.embedded(bag) for bag in site]
     donors = np.array([bag.patient for bag in site for _ in bag.cell_ids])
     group = donor_groups(donors.tolist(), GROUPS, seed=SEED)
-    usual = trained.judge.scorers[0].relative.background
-    assert judge.networks == (0,) * 5  # all four donors, then without each of them
+    assert jury.networks == (1, 2, 1, 2)  # four donors, each left out in turn
     scores, patients = moved.model.control_scores_
     assert list(patients) == donors.tolist()
-    for number, scorer in enumerate(judge.scorers):
-        kept, left_out = group != number - 1, group == number - 1
-        expected = Combined.fit(cells[kept], donors[kept].tolist(), usual, seed=SEED)
+    for left, (scorer, network) in enumerate(zip(jury.scorers, jury.networks, strict=True)):
+        cells = np.concatenate([of_bag[network] for of_bag in places])
+        usual = trained.jury.scorers[network - 1].relative.background
+        own = group == left
+        assert len(set(donors[own])) == 1
+        expected = Combined.fit(cells[~own], donors[~own].tolist(), usual, seed=SEED)
         assert_same_arrays(to_state(expected), to_state(scorer))
-        np.testing.assert_array_equal(scores[left_out], expected.score_samples(cells[left_out]))
-    assert judge.calibration.n_donors == 4
-    assert len(judge.calibration.sample_scores) == len(site)
+        np.testing.assert_array_equal(scores[own], expected.score_samples(cells[own]))
+    assert jury.n_donors == 4
+    assert sum(len(calibration.sample_scores) for calibration in jury.calibrations) == len(site)
 
 
-def test_scorers_of_a_site_look_in_the_network_of_all_donors(moved, site):
-    """There may be more of them, or fewer, than the witnesses that the model was trained with."""
-    (said,), (flags,) = predict(moved.model, moved.judge, site[:1])
-    place = moved.model.embedded(site[0])[0]
-    by_judge = [scorer.score_samples(place) for scorer in moved.judge.scorers]
-    np.testing.assert_array_equal(said.anomaly, by_judge[0])
-    np.testing.assert_array_equal(flags.low, np.min(by_judge, axis=0))
-    np.testing.assert_array_equal(flags.high, np.max(by_judge, axis=0))
+def test_judges_of_a_site_look_in_the_networks_of_their_background(moved, site):
+    (said,), (flags,) = predict(moved.model, moved.jury, site[:1])
+    np.testing.assert_array_equal(flags.scores, by_hand(moved, site[0]))
+    chief = moved.jury.chief.score_samples(moved.model.embedded(site[0])[0])
+    np.testing.assert_array_equal(said.anomaly, chief)
 
 
 def test_a_site_that_looks_strange_at_home_looks_usual_once_it_is_known(trained, moved):
     rng = np.random.default_rng(9)
     new = [healthy(f"n{k}", rng, shift=2.0) for k in range(8)]
-    at_home, at_site = (predict(one.model, one.judge, new)[1] for one in (trained, moved))
+    at_home, at_site = (predict(one.model, one.jury, new)[1] for one in (trained, moved))
     assert np.mean([flags.p.mean() for flags in at_home]) < 0.3
     assert 0.35 < np.mean([flags.p.mean() for flags in at_site]) < 0.65
 
@@ -331,42 +357,42 @@ def test_a_site_that_looks_strange_at_home_looks_usual_once_it_is_known(trained,
     ("method", "flags"), [("att", {}), ("anomaly-quantiles", {}), ("default", {"mil.witnesses": False})]
 )
 def test_without_witnesses_the_anomaly_is_the_distance_of_the_model(method, flags, bags):
-    model, judge = fit(bags, method, quick(**flags), seed=SEED)
-    assert judge.scorers == judge.networks == ()
+    model, jury = fit(bags, method, quick(**flags), seed=SEED)
+    assert jury.scorers == jury.networks == ()
     assert model.embedded(bags[0]) == []
-    (said,), (told,) = predict(model, judge, bags[:1])
+    (said,), (told,) = predict(model, jury, bags[:1])
     np.testing.assert_array_equal(said.anomaly, model.predict_cells(bags[:1])[0].anomaly)
-    assert np.isnan(told.low).all()
-    assert np.isnan(told.high).all()
-    np.testing.assert_array_equal(told.verdict == "abnormal", said.anomaly > judge.threshold)
-    np.testing.assert_array_equal(told.verdict == "normal", said.anomaly <= judge.threshold)
+    assert np.isnan(told.interval[0]).all()
+    assert np.isnan(told.interval[1]).all()
+    np.testing.assert_array_equal(told.verdict == "abnormal", said.anomaly > jury.threshold)
+    np.testing.assert_array_equal(told.verdict == "normal", said.anomaly <= jury.threshold)
 
 
 def test_a_single_control_donor_cannot_be_left_out(bags):
     some = [bag for bag in bags if bag.label != "control" or bag.patient == "p-c0"]
-    model, judge = fit(some, "default", quick(), seed=SEED)
+    model, jury = fit(some, "default", quick(), seed=SEED)
     assert [notice.kind for notice in model.notices_] == ["few-patients"]
-    assert judge.networks == (0,)
-    (said,), (flags,) = predict(model, judge, some[:1])
+    assert jury.networks == (0,)
+    (said,), (flags,) = predict(model, jury, some[:1])
     assert np.isfinite(said.anomaly).all()
-    assert np.isnan(flags.low).all()
+    assert np.isnan(flags.interval[0]).all()
     assert "undecided" not in flags.verdict
-    assert judge.calibration.floor == 0.5
+    assert jury.floor == 0.5
 
 
 def test_a_single_network_is_its_own_judge():
-    model, judge = fit(make_cohort(0, 12), "default", quick(**{"mil.members": 1}), seed=SEED)
+    model, jury = fit(make_cohort(0, 12), "default", quick(**{"mil.members": 1}), seed=SEED)
     assert model.core_.judges[0][1] is model.core_.members[0]
-    assert judge.networks == (0, 1, 2)
+    assert jury.networks == (1, 2)
 
 
 def test_maps_are_judged_in_what_the_convolutions_make_of_them():
     bags = make_roi_cohort(0)
     flags = {"mil.epochs": 1, "mil.roi": "convolutions", "features": ("roi",)}
-    model, judge = fit(bags, "default", quick(**flags), seed=SEED)
+    model, jury = fit(bags, "default", quick(**flags), seed=SEED)
     assert model.core_.reads_maps
     assert [place.shape for place in model.embedded(bags[0])] == [(len(bags[0]), 64)] * 3
-    said, _ = predict(model, judge, bags)
+    said, _ = predict(model, jury, bags)
     assert all(np.isfinite(one.anomaly).all() for one in said)
 
 
@@ -378,9 +404,9 @@ def test_donors_of_a_cell_or_two_do_not_stop_a_training(bags):
     sizes = {"a": 1, "b": 2, "c": 3}
     controls = [healthy(name, rng, cells=n) for name, n in sizes.items()]
     others = [bag for bag in bags if bag.label == "ill1"]
-    model, judge = fit([*controls, *others], "default", quick(**{"mil.crossfit_folds": 3}), seed=SEED)
+    model, jury = fit([*controls, *others], "default", quick(**{"mil.crossfit_folds": 3}), seed=SEED)
     assert np.isfinite(model.control_scores_[0]).all()
-    assert judge.networks == (0, 1, 2, 3)
+    assert jury.networks == (1, 2, 3)
 
 
 def test_a_forest_of_one_cell_finds_all_alike_as_scikit_learn_does():
