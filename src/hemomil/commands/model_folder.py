@@ -83,10 +83,19 @@ def load_model(folder: Path) -> TrainedModel:
     novelty = {n.removeprefix("novelty."): a for n, a in tensors.items() if n.startswith("novelty.")}
     return TrainedModel(
         model=AnomalyMIL.from_state(own, record["model"]),
-        jury=Jury.from_state(novelty),
+        jury=_jury(novelty, folder),
         settings=settings,
         fingerprint=record["input_fingerprint"],
     )
+
+
+def _jury(state: Mapping[str, np.ndarray], folder: Path) -> Jury:
+    try:
+        return Jury.from_state(state)
+    except KeyError as missing:
+        raise ModelError(
+            f"{folder / 'model.safetensors'} lacks {missing}", hint="train again with this version"
+        ) from None
 
 
 def refuse_other_features(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
