@@ -187,7 +187,7 @@ def test_the_combined_score_is_the_sum_of_three_surprises():
     background = np.concatenate([cells, strange_cells(20)])
     new = healthy_cells(seed=1)[0]
     expected = np.zeros(len(new))
-    for name in ("halved", "forest", "relative"):
+    for name in ("shrunk", "forest", "relative"):
         held = held_out_scores(name, cells, donors, background, seed=3)
         alone = fit_scorer(name, cells, donors, background, seed=3).score_samples(new)
         expected += Surprise.fit(held).of(alone)

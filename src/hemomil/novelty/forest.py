@@ -1,6 +1,6 @@
 """Isolation forest (Liu et al. 2008): a strange cell is soon alone when features are cut at random.
 
-Axes: M healthy cells, N cells to be scored, F features, T trees, V nodes of the largest tree.
+Axes: M healthy cells, N cells to be scored, F features, T trees, V nodes of the largest tree, L levels.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,18 @@ LEAF = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forest:
-    """The trees of scikit-learn's IsolationForest as arrays; tree t is row t, filled up with leaves."""
+    """The trees of scikit-learn's IsolationForest, made complete: the children of i are 2 i + 1 and 2 i + 2.
 
-    left: Int64[np.ndarray, "T V"]
-    right: Int64[np.ndarray, "T V"]
-    feature: Int64[np.ndarray, "T V"]
-    threshold: Float64[np.ndarray, "T V"]
-    depth: Float64[np.ndarray, "T V"]
-    """Cuts on the way to a node, plus the mean number that would still part the cells it holds."""
+    Below a leaf every cell goes left, to the first leaf of the last level that is under it.
+    """
+
+    feature: Int64[np.ndarray, "T I"]
+    """Which feature an inner node asks about."""
+    threshold: Float64[np.ndarray, "T I"]
+    """A cell whose feature is above goes right."""
+    depth: Float64[np.ndarray, "T J"]
+    """Of each leaf of the last level: cuts on the way to the real leaf, plus the mean number that would still
+    part the cells it holds."""
     usual: Float64[np.ndarray, ""]
     """Mean number of cuts that part as many cells as a tree was given."""
 
@@ -37,37 +41,47 @@ class Forest:
         rows = balanced_rows(donors, MEMORY, seed=seed)
         forest = IsolationForest(random_state=seed % 2**32).fit(cells[rows].astype(np.float32))
         trees = [tree.tree_ for tree in forest.estimators_]
-        held = _filled([tree.n_node_samples for tree in trees], 1.0).astype(np.int64)
-        left = _filled([tree.children_left for tree in trees], float(LEAF)).astype(np.int64)
-        right = _filled([tree.children_right for tree in trees], float(LEAF)).astype(np.int64)
+        place, level = _places(
+            _filled([tree.children_left for tree in trees], LEAF),
+            _filled([tree.children_right for tree in trees], LEAF),
+        )
+        levels = int(level.max())
+        feature = np.zeros((len(trees), 2**levels - 1), dtype=np.int64)
+        threshold, depth = np.full(feature.shape, np.inf), np.zeros((len(trees), 2**levels))
+        for row, tree in enumerate(trees):
+            at, of_level = place[row, : tree.node_count], level[row, : tree.node_count]
+            inner = tree.children_left != LEAF
+            feature[row, at[inner]], threshold[row, at[inner]] = tree.feature[inner], tree.threshold[inner]
+            leaf, of_leaf = at[~inner], of_level[~inner]
+            first = (leaf + 1 - 2**of_leaf) * 2 ** (levels - of_leaf)
+            depth[row, first] = of_leaf + usual_depth(tree.n_node_samples[~inner].astype(np.int64))
         return cls(
-            left=left,
-            right=right,
-            feature=np.maximum(_filled([tree.feature for tree in trees], 0.0), 0).astype(np.int64),
-            threshold=_filled([tree.threshold for tree in trees], 0.0),
-            depth=_depths(left, right) + usual_depth(held),
+            feature=feature,
+            threshold=threshold,
+            depth=depth,
             usual=usual_depth(np.array(forest.max_samples_)),
         )
 
     def score_samples(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """Minus scikit-learn's `score_samples`, 0 to 1; larger is stranger."""
-        rows = max(1, AT_ONCE // len(self.left))
+        rows = max(1, AT_ONCE // len(self.feature))
         parts = [cells[start : start + rows] for start in range(0, len(cells), rows)]
-        depth = [self._depth(np.asarray(part, dtype=np.float32)) for part in parts]
-        mean = np.concatenate([np.empty(0), *depth]) / len(self.left)
+        depth = [self._depth(np.ascontiguousarray(part, dtype=np.float32)) for part in parts]
+        mean = np.concatenate([np.empty(0), *depth]) / len(self.feature)
         # a single healthy cell cannot be parted: then no cell is stranger than another, as in scikit-learn
         scores: np.ndarray = 2 ** -(mean / self.usual if self.usual > 0 else np.ones_like(mean))
         return scores
 
     def _depth(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """How deep each cell lies, summed over the trees: down all of them at once."""
-        tree, row = np.arange(len(self.left))[:, None], np.arange(len(cells))
-        node = np.zeros((len(self.left), len(cells)), dtype=np.int64)
-        while (inner := self.left[tree, node] != LEAF).any():
-            goes_left = cells[row, self.feature[tree, node]] <= self.threshold[tree, node]
-            below = np.where(goes_left, self.left[tree, node], self.right[tree, node])
-            node = np.where(inner, below, node)
-        total: np.ndarray = self.depth[tree, node].sum(axis=0)
+        n_trees, n_inner = self.feature.shape
+        tree, row = np.arange(n_trees)[:, None], np.arange(len(cells)) * cells.shape[1]
+        node = np.zeros((n_trees, len(cells)), dtype=np.int64)
+        for _ in range(n_inner.bit_length()):  # one bit a level
+            asked = node + tree * n_inner
+            value = cells.take(self.feature.take(asked) + row)
+            node = 2 * node + 1 + (value > self.threshold.take(asked))
+        total: np.ndarray = self.depth.take(node - n_inner + tree * (n_inner + 1)).sum(axis=0)
         return total
 
 
@@ -79,20 +93,23 @@ def usual_depth(n: Int64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     return depths
 
 
-def _filled(trees: Sequence[np.ndarray], blank: float) -> np.ndarray:
+def _filled(trees: Sequence[np.ndarray], blank: int) -> Int64[np.ndarray, "T V"]:
     """Nodes of all trees as one array, short trees filled up."""
-    table = np.full((len(trees), max(map(len, trees))), blank, dtype=np.float64)
+    table = np.full((len(trees), max(map(len, trees))), blank, dtype=np.int64)
     for row, tree in zip(table, trees, strict=True):
         row[: len(tree)] = tree
     return table
 
 
-def _depths(left: Int64[np.ndarray, "T V"], right: Int64[np.ndarray, "T V"]) -> Float64[np.ndarray, "T V"]:
-    """Cuts on the way to each node; scikit-learn numbers a node before its children."""
-    depths = np.zeros(left.shape)
+def _places(
+    left: Int64[np.ndarray, "T V"], right: Int64[np.ndarray, "T V"]
+) -> tuple[Int64[np.ndarray, "T V"], Int64[np.ndarray, "T V"]]:
+    """Number in the complete tree, and level, of each node; scikit-learn numbers parents before children."""
+    place, level = np.zeros(left.shape, dtype=np.int64), np.zeros(left.shape, dtype=np.int64)
     trees = np.arange(len(left))
     for node in range(left.shape[1]):
-        for child in (left[:, node], right[:, node]):
+        for side, child in ((1, left[:, node]), (2, right[:, node])):
             inner = child != LEAF
-            depths[trees[inner], child[inner]] = depths[inner, node] + 1
-    return depths
+            place[trees[inner], child[inner]] = 2 * place[inner, node] + side
+            level[trees[inner], child[inner]] = level[inner, node] + 1
+    return place, level
