@@ -17,7 +17,10 @@ from hemomil import commands
 from hemomil.errors import FeaturesError, HemomilError, RunFolderError, SettingsError
 
 METHODS = ("att", "default")
-QUICK = {"study.methods": METHODS, "study.runs": 1, "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 3}
+QUICK = {
+    "study.methods": METHODS, "study.runs": 1, "study.folds": 2, "study.bootstrap": 100,
+    "mil.epochs": 3, "inner_folds": 0,
+}  # fmt: skip
 
 TABLES = ("splits.csv", "samples.csv", "cells.parquet", "deletion.csv", "metrics.json")
 
