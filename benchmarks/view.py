@@ -50,7 +50,7 @@ VIEW = """
 import sys
 from pathlib import Path
 from hemomil.commands.console import Talk
-from hemomil.commands.view import view
+from hemomil.commands.viewing import view
 view(Path(sys.argv[1]), port=0, open_browser=False, talk=Talk())
 """
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"

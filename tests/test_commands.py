@@ -60,6 +60,8 @@ def test_the_tables_have_the_columns_of_the_design(finished):
         "predicted",
         *prob,
         "novelty_p",
+        "novelty_floor",
+        "abnormal_low",
     ]
     cells = pd.read_parquet(finished / "cells.parquet")
     first = [
@@ -76,7 +78,10 @@ def test_the_tables_have_the_columns_of_the_design(finished):
         "weight",
     ]
     assert list(cells)[: 14 + len(prob)] == [*first, "contribution", "anomaly_p", "anomaly_q", *prob]
-    assert {"cell_label", "label", "method", "run", "fold"} <= set(cells)
+    assert list(cells)[14 + len(prob) :] == [
+        *("cell_label", "label", "method", "run", "fold"),
+        *("anomaly_low", "anomaly_high", "verdict"),
+    ]
 
 
 def test_every_sample_is_predicted_once_by_every_method(finished, cohort):

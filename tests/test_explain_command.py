@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hemomil import commands
-from hemomil.commands.explain import explain, vectors_of
+from hemomil.commands.explaining import explain, vectors_of
 from hemomil.commands.marks import Mark, append_mark
 from hemomil.describe import StoreWriter, read_bags
 from hemomil.errors import CellsError, RunFolderError, SettingsError

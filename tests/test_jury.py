@@ -10,7 +10,7 @@ from sklearn.ensemble import IsolationForest
 from hemomil import commands
 from hemomil.commands.fitting import fit, predict
 from hemomil.commands.model_folder import TrainedModel, load_model, save_model
-from hemomil.commands.recalibrate import refitted
+from hemomil.commands.recalibration import refitted
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows
 from hemomil.errors import ModelError
 from hemomil.mil import AnomalyMIL

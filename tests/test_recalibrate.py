@@ -9,10 +9,10 @@ import pytest
 from anndata import AnnData, concat, read_h5ad
 
 from hemomil import commands
-from hemomil.commands import recalibrate as module
+from hemomil.commands import recalibration as module
 from hemomil.commands import training
 from hemomil.commands.drift import drift_text
-from hemomil.commands.recalibrate import recalibrate
+from hemomil.commands.recalibration import recalibrate
 from hemomil.errors import FeaturesError, ManifestError, RunFolderError, SettingsError
 
 FEATURES = ("size", "pallor", "red", "blue", "rim", "edge")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hemomil.commands.view import make_server
+from hemomil.commands.viewing import make_server
 from hemomil.errors import RunFolderError, SettingsError
 from view_runs import make_run
 from view_server import Client, serving
@@ -88,7 +88,7 @@ import signal
 import sys
 from pathlib import Path
 from hemomil.commands.console import Talk
-from hemomil.commands.view import view
+from hemomil.commands.viewing import view
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 view(Path(sys.argv[1]), port=0, marks=Path(sys.argv[2]), open_browser=False, talk=Talk())
 """

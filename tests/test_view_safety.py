@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from hemomil.commands.view import make_server
+from hemomil.commands.viewing import make_server
 from hemomil.errors import SettingsError
 from hemomil.view import guard
 from view_runs import make_run

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from hemomil.commands.view import make_server
+from hemomil.commands.viewing import make_server
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     from hemomil import commands
     commands.study(Path("manifest.csv"), Path("run"), settings=commands.resolve_settings())
 
-A function is imported when it is first asked for, so that nothing here costs the import of torch.
+A function is imported when it is first asked for, so that nothing here costs the import of torch. No module
+may have the name of a function: it would take the function's place.
 """
 
 from importlib import import_module
@@ -15,7 +16,7 @@ _HOME = {
     "detect": "detection",
     "detect_evaluate": "evaluation",
     "detect_train": "detection",
-    "explain": "explain",
+    "explain": "explaining",
     "export_anndata": "export",
     "export_csv": "export",
     "export_geojson": "export",
@@ -24,14 +25,14 @@ _HOME = {
     "info": "about",
     "init": "cohorts",
     "predict": "training",
-    "recalibrate": "recalibrate",
+    "recalibrate": "recalibration",
     "report": "page",
     "resolve_settings": "settings",
     "simulate": "cohorts",
     "simulation": "cohorts",
     "study": "cross_validation",
     "train": "training",
-    "view": "view",
+    "view": "viewing",
 }
 __all__ = sorted(_HOME)
 

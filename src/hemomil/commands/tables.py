@@ -12,6 +12,7 @@ from hemomil.novelty.jury import CellFlags, Jury
 from hemomil.types import Bag, Prediction, Sample
 
 CELL_COLUMNS = ("cell_id", "sample", "patient", "image", "x0", "y0", "x1", "y1")
+SURENESS = ["anomaly_low", "anomaly_high", "verdict"]
 DELETION_COLUMNS = {
     "sample": "object",
     "patient": "object",
@@ -102,9 +103,11 @@ def cell_rows(
     if "cell_label" in known:
         table["cell_label"] = known["cell_label"]
     table["label"] = [bag.label for bag in bags for _ in bag.cell_ids]
-    return table.assign(
+    table = table.assign(
         method=method, run=pd.array([run] * len(table), "Int64"), fold=pd.array([fold] * len(table), "Int64")
     )
+    # after the columns of the design
+    return table[[*table.columns.drop(SURENESS), *SURENESS]]
 
 
 def deletion_rows(
