@@ -292,26 +292,38 @@ def weights_apart(found, expected):
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
-def packs(n_bags=32, n_cells=12, packed=32):
+def packs():
     """Small bags: 32 in a step. Fewer steps, so other weights; but of one step the same loss."""
-    ours, bags, targets = paper_trainer(n_bags, n_cells, batch_bags=packed)
+    yield pack_row("fp32", at_least=3, allowed=1e-4)
+    if has_bf16():
+        yield pack_row("bf16", at_least=5.5, allowed=5e-2, bfloat16=True)
+
+
+def pack_row(kind, at_least, allowed, n_bags=32, n_cells=12, packed=32, **changes):
+    ours, bags, targets = paper_trainer(n_bags, n_cells, batch_bags=packed, **changes)
     plain = PlainPaper(ours.network, ours.reference)
     rows = list(range(packed))
     with torch.no_grad():
         expected = torch.stack([plain.loss(bags[row], targets[row], LATE) for row in rows]).mean()
-        same = agree(ours.loss(rows, LATE), expected, 1e-4)
-    yield versus(
-        f"paper model, fp32, bags of {n_cells} cells in packs of {packed}: one at a time",
+        same = agree(ours.loss(rows, LATE), expected, allowed)
+    return versus(
+        f"paper model, {kind}, bags of {n_cells} cells in packs of {packed}: one at a time",
         lambda: plain.epoch(bags, targets, range(n_bags), LATE),
         lambda: ours.epoch(LATE),
-        at_least=3,
+        at_least=at_least,
         note="loss of a pack",
         **same,
     )
 
 
-def inference(n_bags=2, n_cells=200):
+def inference():
     """Bags judged by the paper's model."""
+    yield from inference_rows("fp32", at_least=2.4, allowed=1e-4)
+    if has_bf16():
+        yield from inference_rows("bf16", at_least=4.4, allowed=5e-2, bfloat16=True)
+
+
+def inference_rows(kind, at_least, allowed, n_bags=2, n_cells=200, **changes):
     bags = [
         Bag(
             sample=f"s{k}",
@@ -322,7 +334,7 @@ def inference(n_bags=2, n_cells=200):
         )
         for k in range(n_bags)
     ]
-    model = AnomalyMIL(METHOD, MILSettings.preset("paper", epochs=1)).fit(bags)
+    model = AnomalyMIL(METHOD, MILSettings.preset("paper", epochs=1, **changes)).fit(bags)
     core = model.core_
     plain = PlainPaper(core.members[0], core.reference)
     features = [torch.from_numpy(bag.features) for bag in bags]
@@ -338,10 +350,10 @@ def inference(n_bags=2, n_cells=200):
         read = [core.read(cells)[0][0] for cells in features]
         return torch.cat([core.members[0].pooling(evidence, segments).softmax(dim=1) for evidence in read])
 
-    name = f"inference of the paper model, fp32, bags of {n_cells}"
-    same = agree(forward(), judge(), 1e-4)
-    yield versus(f"{name}: one distance at a time", judge, forward, at_least=2.4, **same)
-    same = agree(model.predict_proba(bags), judge(), 1e-4)
+    name = f"inference of the paper model, {kind}, bags of {n_cells}"
+    same = agree(forward(), judge(), allowed)
+    yield versus(f"{name}: one distance at a time", judge, forward, at_least=at_least, **same)
+    same = agree(model.predict_proba(bags), judge(), allowed)
     yield versus(
         f"{name}, with what each cell counted",
         judge,
