@@ -97,6 +97,7 @@ def test_the_file_says_what_it_takes_and_gives_and_nothing_of_this_computer(expo
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(told["classes"]) == ["control", "ill", "other"]
     assert json.loads(told["input_fingerprint"])["names"] == ["a", "b", "c", "d"]
+    assert float(told["temperature"]) == 1
     assert told["method"] == "default"
     assert told["hemomil_version"]
     assert [entry.name for entry in model.graph.input] == ["cells"]

@@ -142,6 +142,7 @@ def export_onnx(run: Path, output: Path, *, force: bool = False, talk: Talk = SI
         "control": trained.settings.control,
         "method": trained.model.method,
         "input_fingerprint": json.dumps(dict(trained.fingerprint)),
+        "temperature": repr(trained.jury.temperature),
         "hemomil_version": version("hemomil"),
     }
     with written_whole(output) as part:
