@@ -23,8 +23,7 @@ def inner_folds(bags: Sequence[Bag], settings: Settings) -> int:
     """How many inner folds there are: none where a class has a single patient, or cells are maps."""
     asked = settings.inner_folds
     wanted = (FOLDS if bags[0].features.ndim == 2 else 0) if asked is None else asked
-    patients = pd.Series([bag.patient for bag in bags]).groupby([bag.label for bag in bags]).nunique()
-    possible = min(wanted, int(patients.min()))
+    possible = min(wanted, int(_patients(bags).min()))
     return possible if possible > 1 else 0
 
 
@@ -41,9 +40,13 @@ def sureness(
 
 def few_patients(bags: Sequence[Bag]) -> Notice:
     """Why nothing is said of how sure the probabilities are."""
-    patients = pd.Series([bag.patient for bag in bags]).groupby([bag.label for bag in bags]).nunique()
     text = "a single patient: no temperature, no conformal sets, as no inner fold can do without the class"
-    return Notice(kind="few-patients", subject=str(patients.idxmin()), text=text)
+    return Notice(kind="few-patients", subject=str(_patients(bags).idxmin()), text=text)
+
+
+def _patients(bags: Sequence[Bag]) -> "pd.Series[int]":
+    """How many patients each class has."""
+    return pd.Series([bag.patient for bag in bags]).groupby([bag.label for bag in bags]).nunique()
 
 
 def _out_of_fold(

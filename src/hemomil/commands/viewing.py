@@ -18,14 +18,14 @@ from hemomil.cohort import read_image
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.marks import Mark, MarkKind, append_mark, read_marks
 from hemomil.commands.run_folder import load_record
-from hemomil.errors import RunFolderError, SettingsError
+from hemomil.errors import SettingsError
 from hemomil.report.choose import in_class_order
 from hemomil.report.class_marks import EXPLANATION, class_marks, with_class
 from hemomil.report.page import CAVEATS
 from hemomil.report.ranks import COUNTED, IGNORED, TOP, counted_key, quantiles, with_ranks
 from hemomil.report.sample_words import doubts
 from hemomil.report.scales import scales
-from hemomil.report.tables import records, shown_method
+from hemomil.report.tables import read_samples, records
 from hemomil.report.words import GLOSSARY, verdict
 from hemomil.view import (
     SENT,
@@ -100,7 +100,16 @@ def _site(run: Path, *, blind: bool, marks: Path, method: str | None) -> Site:
     about = load_record(run, "samples.csv", "cells.parquet")
     # a blind reader must not learn a class from the order
     in_order = _by_name if blind else in_class_order
-    shown = read_shown(run, about, lambda methods: _chosen(methods, method), in_order)
+    known = read_samples(run, about, method)
+    shown = read_shown(
+        run,
+        about,
+        in_order(known.samples, known.classes),
+        method=known.method,
+        run=known.run,
+        classes=known.classes,
+        control=known.control,
+    )
     scored = _scored(shown)
     folder = shown.manifest.parent if shown.manifest else None
     return Site(
@@ -111,12 +120,6 @@ def _site(run: Path, *, blind: bool, marks: Path, method: str | None) -> Site:
         about=_words(shown, scored),
         key=secrets.token_hex(4),
     )
-
-
-def _chosen(methods: Sequence[str], wanted: str | None) -> str:
-    if wanted is not None and wanted not in methods:
-        raise RunFolderError(f"method {wanted!r} is not in this run", hint=f"it has {', '.join(methods)}")
-    return wanted or shown_method(methods)
 
 
 def _by_name(samples: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -71,38 +71,69 @@ class RunTables:
         return Path(name) if name else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSamples:
+    """Which method and run of a run folder is shown, and its samples."""
+
+    samples: pd.DataFrame
+    """S rows: samples.csv plus probability (the highest), reads, agreeing; blanks are ''."""
+    method: str
+    run: int | None
+    """None outside a study."""
+    methods: tuple[str, ...]
+    runs: tuple[int, ...]
+    classes: tuple[str, ...]
+    control: str
+
+
 def read_run(folder: Path, method: str | None = None, about: Mapping[str, Any] | None = None) -> RunTables:
     """Read the run folder; `method` chooses what is shown in detail; `about` stands in for run.json.
 
     Raises RunFolderError where a table is missing or has not the columns it should have.
     """
     about = _read_json(folder / "run.json") if about is None else about
-    all_samples = _read_samples(folder / "samples.csv", about)
-    methods = _in_order(list(all_samples["method"].unique()), about.get("methods") or ())
-    shown = _choose_method(methods, method)
-    runs = tuple(sorted(int(run) for run in all_samples["run"].dropna().unique()))
-    run = runs[0] if runs else None
-    of_method = all_samples[all_samples["method"] == shown]
-    of_run = of_method if run is None else of_method[of_method["run"] == run]
-    samples = _with_agreement(of_run.drop_duplicates("sample").reset_index(drop=True), of_method)
-    cells = _read_cells(folder / "cells.parquet", shown, run, samples)
+    shown = read_samples(folder, about, method)
+    cells = _read_cells(folder / "cells.parquet", shown.method, shown.run, shown.samples)
     metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
-    control = str(about.get("control") or "control")
     return RunTables(
         folder=folder,
         about=about,
-        method=shown,
-        run=run,
-        methods=methods,
-        runs=runs,
-        classes=_classes(all_samples, about, control),
-        control=control,
-        samples=_with_cells(samples, cells),
+        method=shown.method,
+        run=shown.run,
+        methods=shown.methods,
+        runs=shown.runs,
+        classes=shown.classes,
+        control=shown.control,
+        samples=_with_cells(shown.samples, cells),
         cells=cells,
         estimates=_estimates(metrics.get("methods") or {}),
         instances=_estimates(metrics.get("instances") or {}),
         others={name: _estimates({name: metrics[name]}) for name in metrics if name not in KNOWN_METRICS},
         evaluated_on=metrics.get("evaluated_on"),
+    )
+
+
+def read_samples(folder: Path, about: Mapping[str, Any], method: str | None = None) -> ShownSamples:
+    """The samples of one method of a run folder, and of a study those of its first run.
+
+    Raises RunFolderError where samples.csv is missing or has no such method.
+    """
+    everything = _read_samples(folder / "samples.csv", about)
+    methods = _in_order(list(everything["method"].unique()), about.get("methods") or ())
+    shown = _choose_method(methods, method)
+    runs = tuple(sorted(int(run) for run in everything["run"].dropna().unique()))
+    run = runs[0] if runs else None
+    of_method = everything[everything["method"] == shown]
+    of_run = of_method if run is None else of_method[of_method["run"] == run]
+    control = str(about.get("control") or "control")
+    return ShownSamples(
+        samples=_with_agreement(of_run.drop_duplicates("sample").reset_index(drop=True), of_method),
+        method=shown,
+        run=run,
+        methods=methods,
+        runs=runs,
+        classes=_classes(everything, about, control),
+        control=control,
     )
 
 

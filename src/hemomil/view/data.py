@@ -3,7 +3,7 @@
 Axes: S samples, N cells.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ SCORES = (
     "anomaly_high",
 )
 CODED = ("image", "cell_label", "verdict")
-BLANKS = {"patient": "", "label": "", "fold": "", "run": "", "novelty_p": ""}
 STRANGEST = 0.95
 """Quantile of a sample's anomalies that says how strange its strangest cells are."""
 
@@ -90,23 +89,18 @@ class Shown:
 def read_shown(
     folder: Path,
     about: Mapping[str, Any],
-    choose_method: Callable[[Sequence[str]], str],
-    in_order: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame],
+    samples: pd.DataFrame,
+    *,
+    method: str,
+    run: int | None,
+    classes: tuple[str, ...],
+    control: str,
 ) -> Shown:
-    """Read one method of a run folder; `about` is its run.json, `choose_method` picks among those there.
+    """Read the cells of these samples, by one method and run; `about` is run.json.
 
-    `in_order` sorts the samples, knowing the classes. A study's first run is shown.
+    The samples, in the order in which they are shown, have all columns of `Shown` but cells and strange.
     Raises RunFolderError where a column is missing.
     """
-    table = _read_samples(folder / "samples.csv", about)
-    method = choose_method(_in_order(table["method"], about.get("methods") or ()))
-    of_method = table[table["method"] == method]
-    known_runs = of_method["run"].dropna()
-    run = None if known_runs.empty else int(known_runs.min())
-    of_run = of_method if run is None else of_method[of_method["run"] == run]
-    control = str(about.get("control") or "control")
-    classes = _classes(table, about, control)
-    samples = in_order(_with_agreement(of_run.drop_duplicates("sample"), of_method), classes)
     samples = samples.reset_index(drop=True)
     cells = _read_cells(folder / "cells.parquet", method, run, samples["sample"])
     manifest = (about.get("data") or {}).get("manifest")
@@ -128,54 +122,10 @@ def probability_columns(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.startswith("prob_")]
 
 
-# Samples
-
-
-def _read_samples(path: Path, about: Mapping[str, Any]) -> pd.DataFrame:
-    # ids and classes are text, also where they look like numbers or like "NA"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    _require(list(table.columns), ("sample", "predicted"), path)
-    only = str((about.get("methods") or ["default"])[0])
-    for name, value in (BLANKS | {"method": only}).items():
-        if name not in table:
-            table[name] = value
-    probabilities = probability_columns(list(table.columns))
-    for name in [*probabilities, "novelty_p", "run"]:
-        table[name] = pd.to_numeric(table[name], errors="coerce")
-    if table.empty:
-        raise RunFolderError(f"{path} has no rows", hint="there is nothing to show")
-    return table.assign(probability=table[probabilities].max(axis=1) if probabilities else np.nan)
-
-
 def _require(found: Sequence[str], names: Sequence[str], path: Path) -> None:
     missing = [name for name in names if name not in found]
     if missing:
         raise RunFolderError(f"{path} has no column {', '.join(missing)}", hint="was it edited by hand?")
-
-
-def _in_order(found: "pd.Series[str]", listed: Sequence[str]) -> list[str]:
-    """The methods found, in the order in which run.json lists them."""
-    known = [name for name in listed if name in set(found)]
-    return list(dict.fromkeys([*known, *found]))
-
-
-def _with_agreement(samples: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
-    """Add how many runs read the sample at all, and how many as the shown one does."""
-    shown = all_runs["sample"].map(samples.set_index("sample")["predicted"])
-    same = (all_runs["predicted"] == shown).groupby(all_runs["sample"])
-    return samples.assign(
-        reads=samples["sample"].map(same.size()), agreeing=samples["sample"].map(same.sum())
-    )
-
-
-def _classes(samples: pd.DataFrame, about: Mapping[str, Any], control: str) -> tuple[str, ...]:
-    listed = [str(name) for name in about.get("classes") or []]
-    columns = [name.removeprefix("prob_") for name in probability_columns(list(samples.columns))]
-    others = {*columns, *samples["label"], *samples["predicted"]} - {""} - set(listed)
-    return (*listed, *sorted(others, key=lambda name: (name != control, name)))
-
-
-# Cells
 
 
 def _read_cells(path: Path, method: str, run: int | None, samples: "pd.Series[str]") -> Cells:
@@ -216,7 +166,6 @@ def _read_table(path: Path, method: str, run: int | None) -> pyarrow.Table:
         if value is not None and name in names:
             same = pyarrow.compute.field(name) == value
             chosen = same if chosen is None else chosen & same
-    kept = {"cell_id", "sample", *CODED, *BOX, *SCORES, *probability_columns(names)}
     kept = {"cell_id", "sample", *CODED, *BOX, *SCORES, *probability_columns(names)}
     wanted = [name for name in names if name in kept]
     return dataset.to_table(columns=wanted, filter=chosen)
