@@ -9,6 +9,7 @@ from hemomil.commands import fitting
 from hemomil.commands.inner_folds import few_patients, inner_folds
 from hemomil.commands.model_folder import load_model
 from hemomil.novelty import apply_temperature, fit_temperature
+from hemomil.novelty.sets import ALPHA
 from mil_cohorts import make_bag, make_cohort
 from test_protocol import brought, cohort, quick
 
@@ -77,6 +78,10 @@ def test_train_writes_sets_and_predict_repeats_them(tmp_path):
     assert jury.sets is not None
     names = set(jury.sets.classes)
     assert all(set(told.split("|")) <= names for told in first["conformal_set"].dropna())
+    # health is in the sets of those who look like a tenth of the control patients at least
+    healthy = first["conformal_set"].fillna("").str.split("|").map(lambda some: jury.sets.classes[0] in some)
+    assert (healthy == (first["healthy_like"] > ALPHA)).all()
+    assert jury.sets.classes[0] == "control"
 
 
 def test_a_study_has_sets_only_where_asked(tmp_path):

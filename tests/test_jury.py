@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.ensemble import IsolationForest
 
 from hemomil import commands
@@ -18,7 +19,9 @@ from hemomil.novelty.combined import Combined
 from hemomil.novelty.densities import Gaussian
 from hemomil.novelty.forest import Forest
 from hemomil.novelty.held_out import GROUPS, donor_groups
+from hemomil.novelty.intervals import DonorBootstrap
 from hemomil.novelty.jury import FLAGGED
+from hemomil.novelty.samples import strangest_means
 from hemomil.novelty.scorers import fit_scorer, to_state
 from hemomil.types import Sample
 from mil_cohorts import make_bag, make_cohort, make_roi_cohort
@@ -280,8 +283,8 @@ def test_a_model_put_away_and_taken_out_judges_the_same(trained, moved, bags, tm
 def test_a_model_of_an_older_format_is_refused(trained, tmp_path):
     save_model(tmp_path, trained)
     record = (tmp_path / "model.json").read_text()
-    (tmp_path / "model.json").write_text(record.replace('"format": 2', '"format": 1'))
-    with pytest.raises(ModelError, match="has model format 1, this version reads 2"):
+    (tmp_path / "model.json").write_text(record.replace('"format": 3', '"format": 2'))
+    with pytest.raises(ModelError, match="has model format 2, this version reads 3"):
         load_model(tmp_path)
 
 
@@ -298,7 +301,7 @@ def test_tables_say_what_was_judged(trained, bags):
     assert (samples["abnormal_low"] == 0).all()  # 10 donors certify nothing
     lost = blank_rows([Sample(sample="lost", patient="p", label=None, images=())], said[0].classes, **told)
     assert lost[["novelty_p", "novelty_floor", "abnormal_low"]].isna().all(axis=None)
-    assert list(lost) == [name for name in samples if name != "conformal_set"]
+    assert list(lost) == [name for name in samples if name not in ("conformal_set", "healthy_like")]
     ids = [cell for bag in some for cell in bag.cell_ids]
     owner = [bag.patient for bag in some for _ in bag.cell_ids]
     obs = pd.DataFrame({"patient": owner, "image": ""}, index=ids)
@@ -350,6 +353,25 @@ def test_a_site_that_looks_strange_at_home_looks_usual_once_it_is_known(trained,
     assert 0.35 < np.mean([flags.p.mean() for flags in at_site]) < 0.65
 
 
+def assert_scales_are_of_known_donors(model, jury, controls, lacks):
+    """`lacks`: of each donor, the judge who does not know them."""
+    for judge, (calibration, scorer) in enumerate(zip(jury.calibrations, jury.scorers, strict=True)):
+        known = [bag for bag in controls if lacks[bag.patient] != judge]
+        told = [scorer.score_samples(model.embedded(bag)[jury.networks[judge]]) for bag in known]
+        means, donors = np.stack([strangest_means(scores) for scores in told]), [bag.patient for bag in known]
+        mean = np.average(means, axis=0, weights=[1 / donors.count(donor) for donor in donors])
+        np.testing.assert_allclose(calibration.scale.mean, mean)
+        assert (calibration.scale.sd > 0).all()
+
+
+def test_a_judge_learns_what_a_usual_sample_is_from_donors_whom_it_knows(trained, moved, bags, site):
+    controls = [bag for bag in bags if bag.label == "control"]
+    assert_scales_are_of_known_donors(trained.model, trained.jury, controls, trained.model.donor_groups_)
+    donors = [bag.patient for bag in site]
+    lacks = dict(zip(donors, donor_groups(donors, GROUPS, seed=SEED).tolist(), strict=True))
+    assert_scales_are_of_known_donors(moved.model, moved.jury, site, lacks)
+
+
 # Where there are no witnesses
 
 
@@ -362,10 +384,43 @@ def test_without_witnesses_the_anomaly_is_the_distance_of_the_model(method, flag
     assert model.embedded(bags[0]) == []
     (said,), (told,) = predict(model, jury, bags[:1])
     np.testing.assert_array_equal(said.anomaly, model.predict_cells(bags[:1])[0].anomaly)
-    assert np.isnan(told.interval[0]).all()
-    assert np.isnan(told.interval[1]).all()
-    np.testing.assert_array_equal(told.verdict == "abnormal", said.anomaly > jury.threshold)
-    np.testing.assert_array_equal(told.verdict == "normal", said.anomaly <= jury.threshold)
+    low, high = told.interval
+    assert (low < said.anomaly).all()
+    assert (said.anomaly < high).all()
+    np.testing.assert_array_equal(told.verdict == "abnormal", low > jury.threshold)
+    np.testing.assert_array_equal(told.verdict == "normal", high <= jury.threshold)
+
+
+@pytest.mark.parametrize("method", ["att", "anomaly-quantiles"])
+def test_the_interval_of_a_distance_is_a_bootstrap_of_the_control_donors(method, bags):
+    model, jury = fit(bags, method, quick(), seed=SEED)
+    (said,), (told,) = predict(model, jury, bags[-1:])
+    controls = [bag for bag in bags if bag.label == "control"]
+    cells = np.concatenate([model.judged(bag) for bag in controls])
+    donors = [bag.patient for bag in controls for _ in bag.cell_ids]
+    bootstrap = DonorBootstrap.fit(cells, donors, seed=SEED)
+    place = model.judged(bags[-1])
+    np.testing.assert_allclose(
+        model.core_.reference.distance(torch.from_numpy(place)), said.anomaly, rtol=1e-5
+    )
+    np.testing.assert_array_equal(told.interval, bootstrap.around(said.anomaly, place))
+
+
+def test_the_interval_of_a_distance_is_saved(bags):
+    model, jury = fit(bags, "att", quick(), seed=SEED)
+    again = type(jury).from_state(jury.to_state())
+    (_, (told,)), (_, (kept,)) = (predict(model, one, bags[-1:]) for one in (jury, again))
+    np.testing.assert_array_equal(told.interval, kept.interval)
+    np.testing.assert_array_equal(told.verdict, kept.verdict)
+
+
+def test_a_single_donor_gives_no_interval_of_a_distance(bags):
+    some = [bag for bag in bags if bag.label != "control" or bag.patient == "p-c0"]
+    model, jury = fit(some, "att", quick(), seed=SEED)
+    _, (flags,) = predict(model, jury, some[:1])
+    assert jury.bootstrap is None
+    assert np.isnan(flags.interval).all()
+    assert "undecided" not in flags.verdict
 
 
 def test_a_single_control_donor_cannot_be_left_out(bags):

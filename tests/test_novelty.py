@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from hemomil.novelty import Calibration, benjamini_hochberg, top_decile_mean
+from hemomil.novelty import Calibration, SampleScale, benjamini_hochberg
+from hemomil.novelty.samples import strangest_means
 
 
 def donors(n_donors, per_donor=25, donor_sd=1.0, per_sample=None, seed=0):
@@ -36,14 +37,61 @@ def test_a_p_value_is_the_donors_vote():
     assert found[5] == pytest.approx(1 / 8)
 
 
+def strangest(scores):
+    """Mean of the strangest twentieth and of the strangest half, at least one cell."""
+    order = np.sort(scores)[::-1]
+    return np.array([order[: max(1, -(-len(order) // parts))].mean() for parts in (20, 2)])
+
+
 def test_a_sample_is_judged_by_the_donors_samples():
+    """Its strangest twentieth and half, whichever is farther from those of healthy samples."""
     scores, patients, samples = donors(6, per_donor=24, per_sample=8)
     calibration = Calibration.fit(scores, patients, samples)
-    new = np.random.default_rng(1).normal(size=17) + 0.5
-    statistics = {s: np.sort(scores[np.array(samples) == s])[-1:].mean() for s in samples}
-    owners = [s.split("-")[0] for s in statistics]
-    expected = by_hand(np.sort(new)[-2:].mean(), list(statistics.values()), owners)
-    assert calibration.sample_p(new) == pytest.approx(expected)
+    of_samples = {s: strangest(scores[np.array(samples) == s]) for s in samples}
+    known = np.stack(list(of_samples.values()))  # every donor has three samples
+    statistics = ((known - known.mean(axis=0)) / known.std(axis=0)).max(axis=1)
+    owners = [s.split("-")[0] for s in of_samples]
+    for shift in (-0.5, 0.0, 0.5, 1.0):
+        new = np.random.default_rng(1).normal(size=47) + shift
+        own = ((strangest(new) - known.mean(axis=0)) / known.std(axis=0)).max()
+        expected = by_hand(own, statistics.tolist(), owners)
+        assert calibration.sample_p(new) == pytest.approx(expected)
+
+
+def test_a_few_strange_cells_and_many_a_little_strange_both_make_a_sample_strange():
+    calibration = Calibration.fit(*donors(60, per_donor=100, donor_sd=0.3))
+    usual = np.random.default_rng(1).normal(size=100)
+    few, many = usual.copy(), usual + 1.2
+    few[:5] += 4
+    assert calibration.sample_p(usual) > 0.2
+    assert calibration.sample_p(few) == calibration.sample_p(many) == pytest.approx(calibration.floor)
+
+
+def test_every_donor_counts_the_same_in_what_is_usual():
+    scores, patients, samples = donors(2, per_donor=40, per_sample=10)
+    once = SampleScale.fit(
+        scores[30:], patients[30:], samples[30:]
+    )  # one sample of the first, four of the other
+    own = [strangest(part) for part in np.split(scores[30:], 5)]
+    weights = [1, 0.25, 0.25, 0.25, 0.25]
+    mean = np.average(own, axis=0, weights=weights)
+    assert once.mean == pytest.approx(mean)
+    assert once.sd == pytest.approx(np.sqrt(np.average((own - mean) ** 2, axis=0, weights=weights)))
+
+
+def test_a_scale_of_other_donors_is_used_as_it_is():
+    others, own = donors(20, per_donor=30, seed=1), donors(9, per_donor=30)
+    scale = SampleScale.fit(*others)
+    calibration = Calibration.fit(*own, scale)
+    assert calibration.scale is scale
+    found = [scale.of(part) for part in np.split(own[0], 9)]
+    assert calibration.sample_scores == pytest.approx(np.sort(found))
+
+
+def test_a_single_sample_tells_no_spread():
+    scale = SampleScale.fit(np.arange(20.0), ("d",) * 20, ("s",) * 20)
+    assert scale.mean.tolist() == [19, 14.5]
+    assert scale.of(np.arange(20.0) + 1) == 1
 
 
 @pytest.mark.parametrize("donor_sd", [0.0, 0.5, 2.0])
@@ -165,10 +213,10 @@ def test_a_missing_score_is_refused():
         Calibration.fit(*donors(5)).cell_p(np.array([np.nan]))
 
 
-def test_the_strangest_tenth_is_rounded_up():
-    assert top_decile_mean(np.arange(10.0)) == 9
-    assert top_decile_mean(np.arange(11.0)) == 9.5
-    assert top_decile_mean(np.array([4.0])) == 4
+def test_the_strangest_cells_are_rounded_up():
+    assert strangest_means(np.arange(20.0)).tolist() == [19, 14.5]
+    assert strangest_means(np.arange(21.0)).tolist() == [19.5, 15]
+    assert strangest_means(np.array([4.0])).tolist() == [4, 4]
 
 
 def test_q_values_flag_what_the_step_up_procedure_flags():

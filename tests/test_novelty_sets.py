@@ -1,13 +1,11 @@
 """Sets of classes: every class keeps its promise, patients count and not samples, and few promise nothing."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import binom
 
-from hemomil.novelty import ConformalSets, set_text
+from hemomil.novelty import ConformalSets
 
 CLASSES = ("control", "hs", "scd")
 
@@ -96,23 +94,6 @@ def test_a_patient_like_none_of_the_known_classes_gets_an_empty_set():
     sets = fitted((40, 40, 40), donor_sd=0.3)
     unlike = np.array([1 / 3, 1 / 3, 1 / 3])
     assert sets.classes_of(unlike, alpha=0.1) == ()
-    text = set_text(sets, unlike, control="control", novelty_p=0.03)
-    assert (
-        text
-        == f"none of the known classes: {100 * sets.p_values(unlike)[0]:.2g} % healthy-like, novelty p = 0.03"
-    )
-    assert set_text(sets, unlike, control="control", novelty_p=math.nan).endswith("healthy-like")
-
-
-def test_words_for_sets_of_one_of_some_and_of_all():
-    sets = fitted((40, 40, 40), donor_sd=0.3)
-    healthy, words = np.array([0.9, 0.05, 0.05]), {"control": "control"}
-    assert set_text(sets, healthy, novelty_p=0.4, **words) == "control"
-    strange = set_text(sets, healthy, novelty_p=0.03, **words)
-    assert strange == "control, but stranger than healthy samples usually are, novelty p = 0.03"
-    assert set_text(sets, np.array([0.05, 0.9, 0.05]), novelty_p=0.03, **words) == "hs"
-    assert set_text(sets, np.array([0.0, 0.7, 0.7]), novelty_p=0.03, **words) == "hs or scd"
-    assert set_text(fitted((5, 5, 5)), healthy, novelty_p=0.4, **words).startswith("any of the known classes")
 
 
 def test_a_smaller_error_never_makes_a_set_smaller():

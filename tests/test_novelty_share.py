@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import binom
 
 from hemomil.novelty import (
     Calibration,
     HealthyTails,
     abnormal_share_low,
-    donors_for_width,
     donors_needed,
     flag_threshold,
 )
@@ -152,12 +151,6 @@ def test_donors_needed_are_those_that_reach_the_level(alpha, needed):
     assert donors_needed(alpha) == needed
     assert Calibration.fit(*donors(needed, per_donor=2)).floor <= alpha + 1e-12
     assert needed == 0 or 1 / needed > alpha
-
-
-def test_a_rate_is_known_to_the_width_that_was_asked_for():
-    n = donors_for_width(0.05, 0.02)
-    half = norm.ppf(0.975) * np.sqrt(0.05 * 0.95 / np.array([n, n - 1]))
-    assert half[0] <= 0.02 < half[1]
 
 
 def test_a_share_of_the_donors_cells_lies_above_the_flag_threshold():

@@ -284,5 +284,8 @@ def test_an_empty_set_means_none_of_the_known_classes(tmp_path):
     run = changed(tmp_path, samples=3)
     change_table(run, conformal_set="", abnormal_low="0")
     text = text_of(written(run))
-    assert text.count("None of the known classes fits") == 3
+    assert text.count("None of the known classes fits: all of them can be excluded.") == 3
     assert text.count("No share of abnormal cells is certain") == 3
+    change_table(run, healthy_like="0.03")
+    told = "None of the known classes fits: all of them can be excluded (3 % healthy-like)."
+    assert text_of(written(run)).count(told) == 3

@@ -12,7 +12,9 @@ from hemomil.errors import SettingsError
 from hemomil.explain.deletion import Predict
 from hemomil.novelty.combined import Combined
 from hemomil.novelty.held_out import GROUPS, donor_groups
+from hemomil.novelty.intervals import DonorBootstrap
 from hemomil.novelty.jury import CellFlags, Jury
+from hemomil.novelty.samples import SampleScale
 from hemomil.novelty.scorers import Scorer, fit_scorer
 from hemomil.types import Bag, Prediction
 
@@ -43,7 +45,7 @@ def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[
     """What the model says of each bag, with the jury's anomaly in place of its own, and what is strange."""
     predictions = model.predict_cells(bags)
     flags = [
-        jury.flags(said.anomaly, model.embedded(bag) if jury.chief is not None else ())
+        jury.flags(said.anomaly, _places(model, jury, bag))
         for bag, said in zip(bags, predictions, strict=True)
     ]
     told = [
@@ -51,6 +53,13 @@ def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[
         for said, of in zip(predictions, flags, strict=True)
     ]
     return told, flags
+
+
+def _places(model: "AnomalyMIL", jury: Jury, bag: Bag) -> Sequence[np.ndarray]:
+    """Where the cells lie for those that judge them, or for the model's own distance."""
+    if jury.chief is not None:
+        return model.embedded(bag)
+    return [model.judged(bag)] if jury.bootstrap is not None else ()
 
 
 def without(model: "AnomalyMIL", jury: Jury) -> Predict:
@@ -65,10 +74,11 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
     reference was made without the donor, but whose network was not. Of a single control donor there is no
     witness, and the network that knows them is the judge.
     """
-    scores, patients = model.control_scores_
-    samples = [bag.sample for bag in bags if bag.label == control for _ in bag.cell_ids]
+    _, patients = model.control_scores_
+    healthy = [bag for bag in bags if bag.label == control]
+    samples = [bag.sample for bag in healthy for _ in bag.cell_ids]
     if not model.core_.judges:
-        return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
+        return _own_jury(model, healthy, samples, seed)
     embedded = [model.embedded(bag) for bag in bags]
     group = np.array([model.donor_groups_.get(bag.patient, -1) for bag in bags])
     everyone = np.ones(len(bags), dtype=bool)
@@ -84,11 +94,51 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
     held_out = np.concatenate(
         [scorers[group[row]].score_samples(embedded[row][networks[group[row]]]) for row in controls]
     )
-    judges = np.repeat(group[controls], [len(bags[row]) for row in controls])
+    judges = np.repeat(group[controls], [len(bag) for bag in healthy])
+    cells = [np.concatenate([embedded[row][network] for row in controls]) for network in networks]
     model.control_scores_ = (held_out, patients)
     return Jury.fit(
-        held_out, patients, samples, judges, chief=chief, scorers=scorers, networks=networks, seed=seed
+        held_out,
+        patients,
+        samples,
+        judges,
+        chief=chief,
+        scorers=scorers,
+        networks=networks,
+        scales=_scales(scorers, cells, judges, patients, samples),
+        seed=seed,
     )
+
+
+def _scales(
+    scorers: Sequence[Scorer],
+    cells: Sequence[np.ndarray],
+    judges: np.ndarray,
+    patients: Sequence[str],
+    samples: Sequence[str],
+) -> list[SampleScale]:
+    """What each judge finds usual in samples of the control donors whom it knows; one judge knows them all.
+
+    `cells`: all control cells, as each judge sees them; `judges`: of each cell, who does not know its donor.
+    """
+    donors, bags = np.asarray(patients), np.asarray(samples)
+    scales = []
+    for number, (scorer, seen) in enumerate(zip(scorers, cells, strict=True)):
+        known = judges != number if len(scorers) > 1 else judges == number
+        scores = scorer.score_samples(seen[known])
+        scales.append(SampleScale.fit(scores, donors[known].tolist(), bags[known].tolist()))
+    return scales
+
+
+def _own_jury(model: "AnomalyMIL", controls: Sequence[Bag], samples: Sequence[str], seed: int) -> Jury:
+    """The model's own distance is the only judge; how sure it is says a bootstrap of its donors."""
+    scores, patients = model.control_scores_
+    bootstrap = None
+    if len(set(patients)) > 1:
+        cells = np.concatenate([model.judged(bag) for bag in controls])
+        bootstrap = DonorBootstrap.fit(cells, patients, seed=seed)
+    own = np.zeros(len(scores), dtype=np.int64)
+    return Jury.fit(scores, patients, samples, own, bootstrap=bootstrap, seed=seed)
 
 
 def jury_of_site(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: int) -> Jury:
@@ -99,9 +149,9 @@ def jury_of_site(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed:
 
 def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: int) -> Jury:
     samples = [bag.sample for bag in controls for _ in bag.cell_ids]
-    scores, patients = model.control_scores_
+    _, patients = model.control_scores_
     if jury.chief is None:
-        return Jury.fit(scores, patients, samples, np.zeros(len(scores), dtype=np.int64), seed=seed)
+        return _own_jury(model, controls, samples, seed)
     embedded = [model.embedded(bag) for bag in controls]
     group, donors = donor_groups(patients, GROUPS, seed=seed), np.asarray(patients)
 
@@ -112,17 +162,26 @@ def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: i
         return Combined.fit(cells[known], donors[known].tolist(), usual, seed=seed), cells
 
     chief, _ = fitted(jury.chief, 0, np.ones(len(group), dtype=bool))
-    held_out, scorers, networks = np.empty(len(group)), [], []
+    held_out, scorers, networks, seen = np.empty(len(group)), [], [], []
     for left in range(group.max() + 1):
         number = left % len(jury.scorers)
         known = group != left if group.max() > 0 else group == left
         scorer, cells = fitted(jury.scorers[number], jury.networks[number], known)
         scorers.append(scorer)
         networks.append(jury.networks[number])
+        seen.append(cells)
         held_out[group == left] = scorer.score_samples(cells[group == left])
     model.control_scores_ = (held_out, patients)
     return Jury.fit(
-        held_out, patients, samples, group, chief=chief, scorers=scorers, networks=networks, seed=seed
+        held_out,
+        patients,
+        samples,
+        group,
+        chief=chief,
+        scorers=scorers,
+        networks=networks,
+        scales=_scales(scorers, seen, group, patients, samples),
+        seed=seed,
     )
 
 

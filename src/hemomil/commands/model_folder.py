@@ -23,7 +23,7 @@ from hemomil.novelty.jury import Jury
 if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
 
-FORMAT = 2
+FORMAT = 3
 DETECTOR_FILE = "detector.safetensors"
 
 

@@ -52,7 +52,7 @@ def sample_rows(
             "novelty_p": jury.sample_p(of_cells),
             "novelty_floor": jury.floor,
             "abnormal_low": jury.abnormal_low(of_cells),
-            **({"conformal_set": jury.conformal_set(said.probabilities)} if jury.sets is not None else {}),
+            **(_in_sets(jury, said.probabilities) if jury.sets is not None else {}),
         }
         for bag, said, of_cells in zip(bags, predictions, flags, strict=True)
     ]
@@ -145,6 +145,14 @@ def _cells_of(bag: Bag, said: Prediction, flags: CellFlags) -> pd.DataFrame:
         **_probabilities(said.classes, said.cell_probabilities),
     }
     return pd.DataFrame(columns)
+
+
+def _in_sets(jury: Jury, probabilities: np.ndarray) -> dict[str, object]:
+    """What conformal sets say of a sample."""
+    return {
+        "conformal_set": jury.conformal_set(probabilities),
+        "healthy_like": jury.healthy_like(probabilities),
+    }
 
 
 def _probabilities(classes: Sequence[str], values: np.ndarray) -> dict[str, object]:

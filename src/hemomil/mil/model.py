@@ -269,6 +269,13 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return [vectors.cpu().numpy() for vectors in self.core_.embedded(_tensor(bag.features))]
 
     @torch.no_grad()
+    def judged(self, bag: Bag) -> Float[np.ndarray, "N H"]:
+        """The vectors of the cells whose distance to the healthy reference is the model's own anomaly."""
+        self._check([bag])
+        vectors: np.ndarray = self.core_.judged(_tensor(bag.features)).cpu().numpy()
+        return vectors
+
+    @torch.no_grad()
     def predict_without(self, bag: Bag, sets: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "S K"]:
         """Class probabilities of the bag without each of these sets of its cells (rows), as `predict_proba`.
 

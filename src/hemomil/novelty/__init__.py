@@ -4,13 +4,12 @@ from hemomil.novelty.calibration import (
     Calibration,
     benjamini_hochberg,
     donor_notices,
-    donors_for_width,
     donors_needed,
     flag_threshold,
-    top_decile_mean,
 )
 from hemomil.novelty.intervals import DonorBootstrap, ensemble_interval, verdicts
-from hemomil.novelty.sets import ConformalSets, set_text
+from hemomil.novelty.samples import SampleScale
+from hemomil.novelty.sets import ConformalSets
 from hemomil.novelty.share import HealthyTails, abnormal_share_low
 from hemomil.novelty.temperature import apply_temperature, fit_temperature
 
@@ -19,16 +18,14 @@ __all__ = [
     "ConformalSets",
     "DonorBootstrap",
     "HealthyTails",
+    "SampleScale",
     "abnormal_share_low",
     "apply_temperature",
     "benjamini_hochberg",
     "donor_notices",
-    "donors_for_width",
     "donors_needed",
     "ensemble_interval",
     "fit_temperature",
     "flag_threshold",
-    "set_text",
-    "top_decile_mean",
     "verdicts",
 ]

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import false_discovery_control
 
+from hemomil.novelty.samples import SampleScale
 from hemomil.types import Notice
-
-TOP_SHARE = 0.1
-"""A sample is as strange as the mean of this share of its strangest cells."""
 
 LEVEL = 0.05
 """Error rate that the floor of the p-values is compared with."""
@@ -48,23 +46,32 @@ class Calibration:
     cell_shares: Float[np.ndarray, "M"]
     """One over the number of cells of the same donor."""
     sample_scores: Float[np.ndarray, "S"]
-    """`top_decile_mean` of each control sample, ascending."""
+    """How strange each control sample is by `scale`, ascending."""
     sample_shares: Float[np.ndarray, "S"]
     """One over the number of samples of the same donor."""
+    scale: SampleScale
+    """What makes a sample strange."""
     n_donors: int
 
     @classmethod
     def fit(
-        cls, scores: Float[np.ndarray, "M"], patients: Sequence[str], samples: Sequence[str]
+        cls,
+        scores: Float[np.ndarray, "M"],
+        patients: Sequence[str],
+        samples: Sequence[str],
+        scale: SampleScale | None = None,
     ) -> "Calibration":
         """Keep the out-of-donor anomaly scores of the control cells; names of donors are not kept.
 
-        `patients` and `samples` name the donor and the sample of each cell.
+        `patients` and `samples` name the donor and the sample of each cell. `scale` should come from donors
+        other than these; if it is not given, these have to do.
         """
         assert len(scores) == len(patients) == len(samples), "scores, patients and samples are not aligned"
         assert not np.isnan(scores).any(), "a control cell has no anomaly score"
         cells = pd.DataFrame({"score": scores.astype(np.float64), "donor": patients, "sample": samples})
-        bags = cells.groupby(["donor", "sample"])["score"].agg(_top_decile_mean).reset_index()
+        scale = SampleScale.fit(scores, patients, samples) if scale is None else scale
+        of_samples = cells.groupby(["donor", "sample"])["score"]
+        bags = of_samples.agg(lambda own: scale.of(own.to_numpy())).reset_index()
         cell_scores, cell_shares = _ascending(cells)
         sample_scores, sample_shares = _ascending(bags)
         return cls(
@@ -72,6 +79,7 @@ class Calibration:
             cell_shares=cell_shares,
             sample_scores=sample_scores,
             sample_shares=sample_shares,
+            scale=scale,
             n_donors=len(set(patients)),
         )
 
@@ -95,17 +103,17 @@ class Calibration:
 
     def sample_votes(self, scores: Float[np.ndarray, "N"]) -> Float[np.ndarray, "1"]:
         """Σ over donors of the share of their samples that are as strange as this sample of a new donor."""
-        return votes(np.array([top_decile_mean(scores)]), self.sample_scores, self.sample_shares)
+        return votes(np.array([self.scale.of(scores)]), self.sample_scores, self.sample_shares)
 
     def sample_p(self, scores: Float[np.ndarray, "N"]) -> float:
         """p-value of a sample of a new donor, from the scores of its cells; 1 for a sample without cells.
 
-        Its statistic is `top_decile_mean`; each control donor votes with the share of its samples as strange.
+        Its statistic is that of `scale`; each control donor votes with the share of its samples as strange.
         (A donor's average over samples would spread less than one sample does, and p would be too small.)
         """
         if len(scores) == 0:
             return 1.0
-        statistic = np.array([top_decile_mean(scores)])
+        statistic = np.array([self.scale.of(scores)])
         return float(hierarchical_p(statistic, self.sample_scores, self.sample_shares, self.n_donors)[0])
 
     def to_state(self) -> dict[str, np.ndarray]:
@@ -115,14 +123,16 @@ class Calibration:
             "cell_shares": self.cell_shares,
             "sample_scores": self.sample_scores,
             "sample_shares": self.sample_shares,
+            "scale": np.stack([self.scale.mean, self.scale.sd]),
             "n_donors": np.array([self.n_donors], dtype=np.int64),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> "Calibration":
         """The calibration that `to_state` wrote."""
-        arrays = {name: state[name] for name in cls.__slots__ if name != "n_donors"}
-        return cls(**arrays, n_donors=int(state["n_donors"][0]))
+        arrays = {name: state[name] for name in cls.__slots__ if name not in ("scale", "n_donors")}
+        mean, sd = state["scale"]
+        return cls(**arrays, scale=SampleScale(mean=mean, sd=sd), n_donors=int(state["n_donors"][0]))
 
 
 def hierarchical_p(
@@ -168,18 +178,6 @@ def donors_needed(alpha: float) -> int:
     return math.ceil(1 / alpha * (1 - 1e-12)) - 1  # 1 / (1 / 49) is a little more than 49
 
 
-def donors_for_width(rate: float, width: float, confidence: float = 0.95) -> int:
-    """Healthy donors that have to be tried to know a false-flag rate near `rate` to within ± `width`.
-
-    By the binomial distribution over donors: right for samples, of which one is flagged or not; more than
-    enough for cells, unless of every donor all cells are flagged or none.
-    """
-    assert 0 < rate < 1, "an error rate lies between 0 and 1"
-    assert width > 0, "a width is positive"
-    z = float(norm.ppf((1 + confidence) / 2))
-    return math.ceil(z**2 * rate * (1 - rate) / width**2)
-
-
 def flag_threshold(calibration: Calibration, rate: float) -> float:
     """The score that a share `rate` of a new healthy donor's cells exceeds, on average over donors.
 
@@ -209,16 +207,6 @@ def benjamini_hochberg(p: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     """q-values (Benjamini–Hochberg): the false discovery rate at which each of these would be flagged."""
     q: np.ndarray = false_discovery_control(p, method="bh") if len(p) else p
     return q
-
-
-def top_decile_mean(scores: Float[np.ndarray, "N"]) -> float:
-    """Mean of the strangest tenth of a sample's cells (at least one)."""
-    n_top = max(1, int(np.ceil(TOP_SHARE * len(scores))))
-    return float(np.sort(scores.astype(np.float64))[-n_top:].mean())
-
-
-def _top_decile_mean(scores: pd.Series) -> float:
-    return top_decile_mean(scores.to_numpy())
 
 
 def _ascending(rows: pd.DataFrame) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:

@@ -21,6 +21,8 @@ LEVELS = (2.5, 97.5)
 """Percentiles of the draws that bound the 95 % interval."""
 BLOCK_BYTES = 2**22
 """Products of features that are held at a time."""
+WEIGHT_BYTES = 2**25
+"""What the draws may take in memory and in a saved model: beyond 230 features they get fewer."""
 RIDGE = 1e-6
 """Added to the variances, as scikit-learn's mixtures do."""
 
@@ -53,7 +55,8 @@ class DonorBootstrap:
         assert not np.isnan(cells).any(), "a control cell has a missing feature"
         centre = cells.mean(axis=0, dtype=np.float64)
         counts, sums, products = _moments(cells - centre, donors)
-        n_donors = len(counts)
+        n_donors, size = sums.shape
+        n_draws = max(1, min(n_draws, WEIGHT_BYTES // (8 * _n_products(size))))
         rng = stream(seed, "novelty", "donor-bootstrap")
         times = rng.multinomial(n_donors, np.full(n_donors, 1 / n_donors), size=n_draws)
         times = np.vstack([np.ones(n_donors), times])
@@ -66,13 +69,28 @@ class DonorBootstrap:
         self, cells: Float[np.ndarray, "N F"]
     ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
         """The 95 % interval (low, high) of the score of each cell, its Mahalanobis distance."""
-        ends = np.empty((2, len(cells)))
+        scores, spread = self._read(cells)
+        return scores * spread[0], scores * spread[1]
+
+    def around(
+        self, scores: Float[np.ndarray, "N"], cells: Float[np.ndarray, "N F"]
+    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+        """As `interval`, of distances to a Gaussian of the same control cells that was shrunk otherwise."""
+        _, spread = self._read(cells)
+        return scores * spread[0], scores * spread[1]
+
+    def _read(
+        self, cells: Float[np.ndarray, "N F"]
+    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "2 N"]]:
+        """Distance to the Gaussian of all donors, and the ends of the interval in units of it."""
+        scores, spread = np.empty(len(cells)), np.ones((2, len(cells)))
         step = max(1, BLOCK_BYTES // self.weights[0].nbytes)
         for start in range(0, len(cells), step):
             rows = slice(start, start + step)
-            score, *drawn = _distances((cells[rows] - self.centre).T, self.weights)
-            ends[:, rows] = np.percentile(drawn, LEVELS, axis=0) * score / np.median(drawn, axis=0)
-        return ends[0], ends[1]
+            scores[rows], *drawn = _distances((cells[rows] - self.centre).T, self.weights)
+            usual = np.median(drawn, axis=0)
+            np.divide(np.percentile(drawn, LEVELS, axis=0), usual, out=spread[:, rows], where=usual > 0)
+        return scores, spread
 
     def to_state(self) -> dict[str, np.ndarray]:
         """Arrays that `from_state` rebuilds this from."""
@@ -100,6 +118,11 @@ def verdicts(
     """
     found: np.ndarray = np.select([low > threshold, high <= threshold], ["abnormal", "normal"], "undecided")
     return found
+
+
+def _n_products(size: int) -> int:
+    """Products of so many features that a squared distance is a weighted sum of."""
+    return size * (size + 1) // 2 + size + 1
 
 
 def _moments(

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hemomil.novelty.calibration import Calibration, benjamini_hochberg, donor_notices, flag_threshold
-from hemomil.novelty.intervals import ensemble_interval, verdicts
+from hemomil.novelty.intervals import DonorBootstrap, ensemble_interval, verdicts
+from hemomil.novelty.samples import SampleScale
 from hemomil.novelty.scorers import Scorer, from_state, to_state
 from hemomil.novelty.sets import ConformalSets
 from hemomil.novelty.share import HealthyTails, abnormal_share_low
@@ -32,15 +33,12 @@ class CellFlags:
     p: Float[np.ndarray, "N"]
     q: Float[np.ndarray, "N"]
     verdict: Shaped[np.ndarray, "N"]
-    """abnormal, normal, or undecided: the judges disagree, or know too few healthy cells."""
+    """abnormal, normal, or undecided: judges disagree, the interval holds the threshold, or too few healthy
+    cells are known to have one."""
 
-    @property
-    def interval(self) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-        """Lowest and highest score, the judges' and `anomaly`; NaN where there is one judge only."""
-        if self.scores.shape[1] > 1:
-            return ensemble_interval(np.column_stack([self.anomaly, self.scores]))
-        nothing = np.full(len(self.scores), np.nan)
-        return nothing, nothing
+    interval: tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]
+    """Between which `anomaly` may lie: lowest and highest score, the judges' and its own, or the 95 %
+    interval over a bootstrap of the donors; NaN where there is neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +65,8 @@ class Jury:
     """Score above which a judge calls a cell abnormal."""
     chief: Scorer | None = None
     """Made with all donors; looks in the embedding of the network of all donors."""
+    bootstrap: DonorBootstrap | None = None
+    """Without scorers: how far the model's own anomaly would move with other donors."""
     scorers: tuple[Scorer, ...] = ()
     networks: tuple[int, ...] = ()
     """In whose embedding each scorer looks: the network of all donors is 0, then come the witnesses."""
@@ -84,20 +84,29 @@ class Jury:
         judges: Int[np.ndarray, "M"],
         *,
         chief: Scorer | None = None,
+        bootstrap: DonorBootstrap | None = None,
         scorers: Sequence[Scorer] = (),
         networks: Sequence[int] = (),
+        scales: Sequence[SampleScale] = (),
         seed: int = 0,
     ) -> "Jury":
-        """Learn error rates from control cells, each scored by the judge (0 to J - 1) without its donor."""
+        """Learn error rates from control cells, each scored by the judge (0 to J - 1) without its donor.
+
+        `scales`: what each judge finds usual in samples of the donors whom it knows; left out, of those whom
+        it does not.
+        """
         owners, bags = np.asarray(patients, dtype=object), np.asarray(samples, dtype=object)
         of_judge = [judges == number for number in range(int(judges.max(initial=0)) + 1)]
+        known = scales or (None,) * len(of_judge)
         return cls(
             calibrations=tuple(
-                Calibration.fit(scores[own], owners[own].tolist(), bags[own].tolist()) for own in of_judge
+                Calibration.fit(scores[own], owners[own].tolist(), bags[own].tolist(), scale)
+                for own, scale in zip(of_judge, known, strict=True)
             ),
             tails=HealthyTails.fit(scores, patients, samples, seed=seed),
             threshold=flag_threshold(Calibration.fit(scores, patients, samples), FLAGGED),
             chief=chief,
+            bootstrap=bootstrap,
             scorers=tuple(scorers),
             networks=tuple(networks),
         )
@@ -124,24 +133,34 @@ class Jury:
         """Judge the cells of a sample.
 
         `own` is the model's anomaly, which holds where there are no scorers; `embedded` says where the cells
-        lie, for each network.
+        lie, for each network, or for the model's own distance where there are no scorers.
         """
         pairs = zip(self.scorers, self.networks, strict=True)
         told = [scorer.score_samples(embedded[network]) for scorer, network in pairs]
         scores = np.stack(told, axis=1) if told else own[:, None]
         p = self._p([c.cell_votes(of) for c, of in zip(self.calibrations, scores.T, strict=True)])
+        anomaly = self.chief.score_samples(embedded[0]) if self.chief is not None else own
+        if self.bootstrap is not None:
+            low, high = self.bootstrap.around(own, embedded[0])
+        else:
+            low, high = ensemble_interval(scores)
+        if self.bootstrap is not None or len(self.scorers) > 1:
+            interval = np.minimum(low, anomaly), np.maximum(high, anomaly)
+        else:
+            interval = (np.full(len(anomaly), np.nan),) * 2
         return CellFlags(
-            anomaly=self.chief.score_samples(embedded[0]) if self.chief is not None else own,
+            anomaly=anomaly,
             scores=scores,
             p=p,
             q=benjamini_hochberg(p),
-            verdict=self._verdicts(scores),
+            verdict=self._verdicts(low, high),
+            interval=interval,
         )
 
-    def _verdicts(self, scores: Float[np.ndarray, "N J"]) -> Shaped[np.ndarray, "N"]:
+    def _verdicts(self, low: Float[np.ndarray, "N"], high: Float[np.ndarray, "N"]) -> Shaped[np.ndarray, "N"]:
         if not np.isfinite(self.threshold):  # too few control cells to say what is rare among them
-            return np.full(len(scores), "undecided")
-        return verdicts(scores.min(axis=1), scores.max(axis=1), self.threshold)
+            return np.full(len(low), "undecided")
+        return verdicts(low, high, self.threshold)
 
     def sample_p(self, flags: CellFlags) -> float:
         """p-value of a sample: how often would a healthy donor's look this strange? 1 without cells."""
@@ -167,6 +186,12 @@ class Jury:
         """The classes that cannot be excluded, joined by |; empty: none of those known. None: not learned."""
         return None if self.sets is None else "|".join(self.sets.classes_of(probabilities))
 
+    def healthy_like(self, probabilities: Float[np.ndarray, "K"]) -> float | None:
+        """Share of the control patients that look as little like one, this patient among them. None: not
+        learned.
+        """
+        return None if self.sets is None else float(self.sets.p_values(probabilities)[0])
+
     def to_state(self) -> dict[str, np.ndarray]:
         """Arrays that `from_state` rebuilds the jury from."""
         state: dict[str, np.ndarray] = {
@@ -178,6 +203,8 @@ class Jury:
             state |= _named(f"calibration.{number}", calibration.to_state())
         if self.chief is not None:
             state |= _named("chief", to_state(self.chief))
+        if self.bootstrap is not None:
+            state |= _named("bootstrap", self.bootstrap.to_state())
         for number, scorer in enumerate(self.scorers):
             state |= _named(f"scorer.{number}", to_state(scorer))
         if self.sets is not None:
@@ -188,12 +215,13 @@ class Jury:
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> "Jury":
         """The jury that `to_state` wrote."""
-        sets, chief = _below(state, "sets"), _below(state, "chief")
+        sets, chief, bootstrap = (_below(state, name) for name in ("sets", "chief", "bootstrap"))
         return cls(
             calibrations=tuple(Calibration.from_state(part) for part in _numbered(state, "calibration")),
             tails=HealthyTails.from_state(_below(state, "tails")),
             threshold=float(state["threshold"][0]),
             chief=from_state("combined", chief) if chief else None,
+            bootstrap=DonorBootstrap.from_state(bootstrap) if bootstrap else None,
             scorers=tuple(from_state("combined", part) for part in _numbered(state, "scorer")),
             networks=tuple(state["networks"].tolist()),
             temperature=float(state["temperature"][0]),

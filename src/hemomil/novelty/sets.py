@@ -3,7 +3,6 @@
 Axes: S samples of patients whose class is known, K classes.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from hemomil.novelty.calibration import LEVEL, donors_needed, hierarchical_p
+from hemomil.novelty.calibration import donors_needed, hierarchical_p
 from hemomil.types import Notice
 
 ALPHA = 0.1
@@ -104,30 +103,6 @@ class ConformalSets:
         """What `to_state` wrote."""
         arrays = {name: state[name] for name in cls.__slots__ if name != "classes"}
         return cls(**arrays, classes=tuple(classes))
-
-
-def set_text(
-    sets: ConformalSets,
-    probabilities: Float[np.ndarray, "K"],
-    *,
-    control: str,
-    novelty_p: float,
-    alpha: float = ALPHA,
-) -> str:
-    """What the set says in words, with the novelty p of the sample where that adds to it (NaN: not tested).
-
-    "3 % healthy-like": so many of the control patients, the new one included, look so little like one.
-    """
-    found = sets.classes_of(probabilities, alpha)
-    novelty = "" if math.isnan(novelty_p) else f", novelty p = {novelty_p:.2g}"
-    if not found:
-        healthy_like = sets.p_values(probabilities)[sets.classes.index(control)]
-        return f"none of the known classes: {100 * healthy_like:.2g} % healthy-like{novelty}"
-    if found == (control,) and novelty_p <= LEVEL:
-        return f"{control}, but stranger than healthy samples usually are{novelty}"
-    if len(found) == len(sets.classes):
-        return "any of the known classes: none can be excluded"
-    return " or ".join(found)
 
 
 def _too_few(name: str, n: int, needed: int, alpha: float) -> Notice:

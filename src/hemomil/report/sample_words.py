@@ -46,11 +46,17 @@ def conformal_sentence(row: Mapping[str, Any], control: str) -> str:
         return ""
     classes = [name for name in str(row["conformal_set"]).split("|") if name]
     if not classes:
-        return "None of the known classes fits: all of them can be excluded."
+        return f"None of the known classes fits: all of them can be excluded{_healthy_like(row)}."
     if len(classes) == 1:
         return f"All classes but {classes[0]} can be excluded."
     excluded = " Health cannot be excluded." if control in classes else ""
     return f"Not to be told apart: {', '.join(classes)}.{excluded}"
+
+
+def _healthy_like(row: Mapping[str, Any]) -> str:
+    """How few control patients look as little like one, where samples.csv has `healthy_like`."""
+    share = pd.to_numeric(row.get("healthy_like", math.nan), errors="coerce")
+    return "" if pd.isna(share) else f" ({100 * share:.2g} % healthy-like)"
 
 
 def decided_sentence(cells: pd.DataFrame) -> str:
