@@ -3,6 +3,7 @@
     python benchmarks/novelty.py cells DATA SIMULATED WORK [SET ...]      describe the cells of each set
     python benchmarks/novelty.py fit WORK SEED METHOD [SET ...]           networks, for their embeddings
     python benchmarks/novelty.py table WORK SEED [SET ...]                the table, as Markdown
+    python benchmarks/novelty.py flags WORK SEED [SET ...]                false flags of `default`'s jury
 
 Abnormal cells are ranked among all cells of the test samples of diseased patients, as `hemomil.stats`
 does it. Intervals are over patients; differences to the paper's distance are on the same draws.
@@ -20,6 +21,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hemomil.cohort import read_manifest
+from hemomil.commands import fitting
 from hemomil.commands.cells import prepare
 from hemomil.commands.console import SILENT
 from hemomil.commands.protocol import Job, protocol
@@ -28,6 +30,7 @@ from hemomil.commands.settings import resolve_settings
 from hemomil.commands.source import load_source
 from hemomil.describe import read_bags, read_obs
 from hemomil.mil import AnomalyMIL
+from hemomil.novelty.calibration import LEVEL, Calibration, flag_threshold
 from hemomil.novelty.combined import Surprise
 from hemomil.novelty.scorers import SCORERS, fit_scorer, held_out_scores
 from hemomil.stats import Resampled, estimate, patient_draws
@@ -256,6 +259,45 @@ def table(work, seed, sets, rows):
             print(f"| {name} | {' | '.join(told)} |", flush=True)
 
 
+# --- false flags
+
+
+def flags(work, seed, sets):
+    """Cells of healthy test donors that `default`'s jury flags; ± is one standard error over donors."""
+    print(
+        "\n| set | donors | flagged at 1 % | at 5 % | abnormal | undecided | samples with p ≤ .05 |\n|"
+        + "---|" * 7
+    )
+    for of_set in sets:
+        jobs = [job for job in jobs_of(work, of_set, seed, "default") if job.left_out is None]
+        rows = [row for job in jobs for row in flagged(work, of_set, seed, job)]
+        donors = 100 * pd.DataFrame(rows).groupby("patient").mean()
+        told = [f"{donors[c].mean():.2f} ± {donors[c].sem():.2f} %" for c in donors]
+        print(f"| {of_set} | {len(donors)} | {' | '.join(told)} |", flush=True)
+
+
+def flagged(work, of_set, seed, job):
+    """Of each healthy test sample of a fold, as `study` would judge it: shares of its cells, and its p."""
+    bags = {bag.sample: bag for bag in read_bags(work / of_set / "cells.zarr", ["shape"])}
+    train, test = ([bags[name] for name in names if name in bags] for names in (job.train, job.test))
+    settings = settings_of(of_set, seed)
+    own = stream_seed(seed, job.method, f"run-{job.run}", f"fold-{job.fold}")
+    model, jury = fitting.fit(train, job.method, settings, seed=own)
+    samples = [bag.sample for bag in train if bag.label == CONTROL for _ in bag.cell_ids]
+    known = Calibration.fit(*model.control_scores_, samples)
+    healthy = [bag for bag in test if bag.label == CONTROL]
+    for bag, of in zip(healthy, fitting.predict(model, jury, healthy)[1], strict=True):
+        typical = of.scores.mean(axis=1)
+        yield {
+            "patient": bag.patient,
+            "1 %": (typical > flag_threshold(known, 0.01)).mean(),
+            "5 %": (typical > flag_threshold(known, 0.05)).mean(),
+            "abnormal": (of.verdict == "abnormal").mean(),
+            "undecided": (of.verdict == "undecided").mean(),
+            "samples": float(jury.sample_p(of) <= LEVEL),
+        }
+
+
 def all_rows(alone=("att+sic", "lse")):
     """Every scorer in every space, then joined ones; `alone`: methods whose p(control) of a cell enters."""
     rows = {"paper": single(PAPER, "gaussian")}
@@ -289,6 +331,9 @@ def main(task, *words):
     elif task == "fit":
         work, seed, method, *sets = words
         fit(Path(work), int(seed), method, sets or list(FILES))
+    elif task == "flags":
+        work, seed, *sets = words
+        flags(Path(work), int(seed), sets or list(FILES))
     elif task == "table":
         work, seed, *sets = words
         table(Path(work), int(seed), sets or [*FILES, *(f"{name}-unseen" for name in UNSEEN)], all_rows())

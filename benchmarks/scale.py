@@ -17,6 +17,9 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
+from hemomil.commands.fitting import fit
+from hemomil.commands.fitting import predict as fitting_predict
+from hemomil.commands.settings import Settings
 from hemomil.detect import Detector, DetectSettings
 from hemomil.mil import AnomalyMIL, MILSettings
 from hemomil.mil.settings import PARTS
@@ -58,6 +61,21 @@ def predict(method, n):
         (judged,) = model.predict_cells([bag])
         values = (getattr(judged, name) for name in judged.__slots__)
         return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+
+    return measured(result_bytes, n)
+
+
+def judge(method, n):
+    """As `predict`, and the jury says what is strange."""
+    small = [bag_of(50, seed) for seed in range(12)]
+    model, jury = fit(small, method, Settings(mil=SETTINGS), seed=0)
+    bag = bag_of(n)
+    fitting_predict(model, jury, [bag_of(1000)])
+
+    def result_bytes():
+        (judged,), (flags,) = fitting_predict(model, jury, [bag])
+        told = [getattr(part, name) for part in (judged, flags) for name in part.__slots__]
+        return sum(value.nbytes for value in (*told, *flags.interval) if isinstance(value, np.ndarray))
 
     return measured(result_bytes, n)
 
@@ -115,7 +133,7 @@ def detect(_, fields):
     return {"few": peaks[FIELDS[0] - 1], "many": peaks[-1], "cells": cells, "masks": kept}
 
 
-WORK = {work.__name__: work for work in (predict, train, detect)}
+WORK = {work.__name__: work for work in (predict, judge, train, detect)}
 
 
 # --- all of them
@@ -136,8 +154,9 @@ def free_bytes():
 def bags():
     """Cost per cell next to that of a bag of a thousand, and the memory of the largest."""
     curves = {}
-    for work, what in ((predict, "predict_cells"), (train, "a training step")):
-        for method in METHODS:
+    works = (predict, "predict_cells"), (judge, "diagnosis and jury"), (train, "a training step")
+    for work, what in works:
+        for method in METHODS if work is not judge else METHODS[:1]:
             found = grown(work.__name__, method)
             curves[f"{what}, {method}"] = {n: 1e6 * seen["seconds"] / n for n, seen in found.items()}
             yield from bag_rows(f"{what}, {method}", found)
@@ -204,7 +223,7 @@ def draw(curves):
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    styles = zip(("#0072B2", "#56B4E9", "#D55E00", "#E69F00"), "osD^", strict=True)
+    styles = zip(("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"), "osvD^", strict=True)
     for (name, costs), (colour, marker) in zip(curves.items(), styles, strict=True):
         axes.plot(list(costs), list(costs.values()), color=colour, marker=marker, label=name)
     axes.set(xscale="log", xlabel="cells in the bag", ylabel="CPU time, µs a cell")

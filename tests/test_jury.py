@@ -9,6 +9,7 @@ import torch
 from sklearn.ensemble import IsolationForest
 
 from hemomil import commands
+from hemomil.commands import fitting
 from hemomil.commands.fitting import fit, predict
 from hemomil.commands.model_folder import TrainedModel, load_model, save_model
 from hemomil.commands.recalibration import refitted
@@ -362,6 +363,17 @@ def assert_scales_are_of_known_donors(model, jury, controls, lacks):
         mean = np.average(means, axis=0, weights=[1 / donors.count(donor) for donor in donors])
         np.testing.assert_allclose(calibration.scale.mean, mean)
         assert (calibration.scale.sd > 0).all()
+
+
+def test_cells_heard_a_few_at_a_time_are_judged_as_all_together(trained, monkeypatch):
+    new = ill("new", np.random.default_rng(8), 1)  # no score ties with one that is known
+    (_, (whole,)) = predict(trained.model, trained.jury, [new])
+    monkeypatch.setattr(fitting, "HEARD_CELLS", 7)
+    (said,), (parts,) = predict(trained.model, trained.jury, [new])
+    for name in ("anomaly", "scores", "p", "q", "interval"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(parts.verdict, whole.verdict)
+    np.testing.assert_array_equal(said.anomaly, parts.anomaly)
 
 
 def test_a_judge_learns_what_a_usual_sample_is_from_donors_whom_it_knows(trained, moved, bags, site):

@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from hemomil.mil import AnomalyMIL, MILSettings, train
+from hemomil.mil.core import in_chunks
 from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.reference import Moments, StreamedMoments
 from hemomil.mil.settings import PARTS
@@ -68,6 +69,74 @@ def test_a_pack_in_chunks_has_the_gradient_of_the_whole(monkeypatch):
     again = weights_after_an_epoch(batch_bags=3, chunk_cells=2)
     torch.testing.assert_close(again, kept, rtol=0, atol=0)
     torch.testing.assert_close(kept, whole, rtol=1e-3, atol=1e-6)
+
+
+def vector_trainer(method, **changes):
+    """A trainer of vectors, with ten controls in five groups of donors and five others."""
+    rng = np.random.default_rng(2)
+    cells = [torch.from_numpy(rng.normal(size=(20 + k, 7)).astype(np.float32)) for k in range(15)]
+    groups = torch.tensor([k % 5 if k < 10 else -1 for k in range(15)])
+    bags = TrainingBags(cells, (groups < 0).long(), groups)
+    settings = MILSettings(batch_bags=4, embedding=6, **changes)
+    trainer = Trainer(bags, PARTS[method], (7,), 2, settings, seed=0, device=torch.device("cpu"))
+    if trainer.weighs_distance:
+        trainer.refit()
+    return trainer
+
+
+@pytest.mark.parametrize("method", ["anomaly+att+sic", "att", "lse", "max"])
+@pytest.mark.parametrize("updates", ["refit", "streamed"])
+def test_a_pack_of_many_vectors_has_the_gradient_of_one_that_is_kept(monkeypatch, method, updates):
+    gradients, references = [], []
+    for kept in (train.KEPT_VECTORS, 10):
+        monkeypatch.setattr(train, "KEPT_VECTORS", kept)
+        monkeypatch.setattr(train, "VECTOR_CHUNK", train.VECTOR_CHUNK if kept > 10 else 16)
+        trainer = vector_trainer(method, dropout=0.0, reference_updates=updates)
+        trainer.loss([0, 12, 5, 3], 1).backward()
+        gradients.append([weight.grad for weight in trainer.network.parameters() if weight.grad is not None])
+        if trainer.stream is not None:
+            references.append([part for part in trainer.stream._moments + trainer.stream._pending if part])
+    assert len(gradients[0]) >= 4
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    if references:  # the same control cells were noted for the next reference
+        kept, again = (torch.cat([cells for of_group in part for cells in of_group]) for part in references)
+        torch.testing.assert_close(again, kept)
+
+
+def test_dropout_of_many_vectors_is_the_same_when_they_are_encoded_again(monkeypatch):
+    """Else the gradient would be that of another loss: held against finite differences."""
+    monkeypatch.setattr(train, "KEPT_VECTORS", 10)
+    monkeypatch.setattr(train, "VECTOR_CHUNK", 16)
+    trainer = vector_trainer("att", dropout=0.5)
+    state = trainer.dropout_stream.get_state()
+
+    def loss():
+        trainer.dropout_stream.set_state(state)
+        return trainer.loss([0, 12, 5, 3], 1)
+
+    value = loss()
+    value.backward()
+    weight = trainer.network.pooling.classifier.weight
+    first = next(iter(trainer.network.encoder.parameters()))
+    assert loss() == value
+    for parameter in (weight, first):
+        step = 1e-2 * parameter.grad / parameter.grad.norm()
+        with torch.no_grad():
+            parameter += step
+            above = loss()
+            parameter -= 2 * step
+            below = loss()
+            parameter += step
+        assert float(above - below) / 2e-2 == pytest.approx(float(parameter.grad.norm()), rel=0.05)
+
+
+def test_what_is_read_in_chunks_is_put_together_in_order():
+    cells = torch.arange(30.0).reshape(10, 3)
+    for chunk in (1, 4, 10, 99):
+        twice, total = in_chunks(lambda part: [2 * part, part.sum(dim=1)], cells, chunk)
+        assert torch.equal(twice, 2 * cells)
+        assert torch.equal(total, cells.sum(dim=1))
 
 
 def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch):

@@ -13,13 +13,16 @@ from hemomil.explain.deletion import Predict
 from hemomil.novelty.combined import Combined
 from hemomil.novelty.held_out import GROUPS, donor_groups
 from hemomil.novelty.intervals import DonorBootstrap
-from hemomil.novelty.jury import CellFlags, Jury
+from hemomil.novelty.jury import CellFlags, Heard, Jury
 from hemomil.novelty.samples import SampleScale
 from hemomil.novelty.scorers import Scorer, fit_scorer
 from hemomil.types import Bag, Prediction
 
 if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
+
+HEARD_CELLS = 65_536
+"""Cells whose places in six embeddings are held at a time."""
 
 
 def fit(
@@ -44,15 +47,22 @@ def fit(
 def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[Prediction], list[CellFlags]]:
     """What the model says of each bag, with the jury's anomaly in place of its own, and what is strange."""
     predictions = model.predict_cells(bags)
-    flags = [
-        jury.flags(said.anomaly, _places(model, jury, bag))
-        for bag, said in zip(bags, predictions, strict=True)
-    ]
+    flags = [_flags(model, jury, bag, said) for bag, said in zip(bags, predictions, strict=True)]
     told = [
         replace(said, anomaly=of.anomaly, probabilities=jury.scaled(said.probabilities))
         for said, of in zip(predictions, flags, strict=True)
     ]
     return told, flags
+
+
+def _flags(model: "AnomalyMIL", jury: Jury, bag: Bag, said: Prediction) -> CellFlags:
+    """The jury's verdict; it hears the cells of a large bag a chunk at a time."""
+    heard = []
+    for start in range(0, len(bag), HEARD_CELLS):
+        rows = slice(start, start + HEARD_CELLS)
+        part = replace(bag, features=bag.features[rows], cell_ids=bag.cell_ids[rows])
+        heard.append(jury.hear(said.anomaly[rows], _places(model, jury, part)))
+    return jury.verdict(Heard.join(heard))
 
 
 def _places(model: "AnomalyMIL", jury: Jury, bag: Bag) -> Sequence[np.ndarray]:

@@ -1,8 +1,9 @@
 """All of a model that is learned and saved, and how it reads the cells of a bag.
 
-Axes: N cells of a bag, H embedding.
+Axes: N cells of a bag, M of them at a time, H embedding.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -87,10 +88,10 @@ class Core(nn.Module):
 
     def embedded(self, cells: Float[Tensor, "N ..."]) -> list[Float[Tensor, "N H"]]:
         """Where cells lie for each of the judges, read in chunks."""
-        parts = [self._embedded(part.to(self.device)) for part in torch.split(cells, self.chunk)]
-        return [torch.cat(of_judge) for of_judge in zip(*parts, strict=True)]
+        return in_chunks(self._embedded, cells, self.chunk)
 
     def _embedded(self, cells: Float[Tensor, "N ..."]) -> list[Float[Tensor, "N H"]]:
+        cells = cells.to(self.device)
         if self.reads_maps:
             return [network.encode(cells) for _, network in self.judges]
         flat = self.space.flatten(cells)
@@ -98,7 +99,7 @@ class Core(nn.Module):
 
     def judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """The vectors whose distance to the healthy reference counts, read in chunks."""
-        return torch.cat([self._judged(part.to(self.device)) for part in torch.split(cells, self.chunk)])
+        return in_chunks(lambda part: [self._judged(part.to(self.device))], cells, self.chunk)[0]
 
     def _judged(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         if self.parts.frozen_reference:
@@ -108,9 +109,18 @@ class Core(nn.Module):
 
     def read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
         """Evidence of one bag's cells for each network, and their anomaly; embeddings live a chunk long."""
-        parts = [self._read(part.to(self.device)) for part in torch.split(cells, self.chunk)]
-        evidence = [Evidence.join(list(chunks)) for chunks in zip(*[e for e, _ in parts], strict=True)]
-        return evidence, torch.cat([anomaly for _, anomaly in parts])
+
+        def read(part: Float[Tensor, "M ..."]) -> list[Tensor]:
+            evidence, anomaly = self._read(part.to(self.device))
+            return [*(tensor for of_network in evidence for tensor in of_network.tensors), anomaly]
+
+        *tensors, anomaly = in_chunks(read, cells, self.chunk)
+        evidence = []
+        for member in self.members:
+            count = 2 if member.instance is None else 3
+            evidence.append(Evidence(*tensors[:count]))
+            tensors = tensors[count:]
+        return evidence, anomaly
 
     def _read(self, cells: Float[Tensor, "N ..."]) -> tuple[list[Evidence], Float[Tensor, "N"]]:
         if self.parts.frozen_reference:
@@ -127,3 +137,22 @@ class Core(nn.Module):
         evidence = [member.read(of_member, distances, self.reference) for member, of_member in pairs]
         site = self.site_reference
         return evidence, distances if site is None else site.distance(judged)
+
+
+def in_chunks(
+    read: Callable[[Float[Tensor, "M ..."]], list[Tensor]], cells: Float[Tensor, "N ..."], chunk: int
+) -> list[Tensor]:
+    """What `read` makes of the cells, so many at a time.
+
+    Memory for all is taken at once: results kept one by one, among what each chunk needs for a moment, leave
+    holes that nothing fits into.
+    """
+    first = read(cells[:chunk])
+    if len(cells) <= chunk:
+        return first
+    whole = [tensor.new_empty(len(cells), *tensor.shape[1:]) for tensor in first]
+    for start in range(0, len(cells), chunk):
+        parts = first if start == 0 else read(cells[start : start + chunk])
+        for tensor, part in zip(whole, parts, strict=True):
+            tensor[start : start + chunk] = part
+    return whole

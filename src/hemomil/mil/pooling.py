@@ -39,6 +39,12 @@ class Evidence:
             torch.cat(first) if first else None,
         )
 
+    @property
+    def tensors(self) -> list[Float[Tensor, "N _"]]:
+        """All of it, in the order of the fields."""
+        told = [self.values, self.channels, self.instance]
+        return [tensor for tensor in told if tensor is not None]
+
     def at(self, rows: Int64[Tensor, "M"]) -> "Evidence":
         """Of these cells only; a cell may be named more than once."""
         instance = None if self.instance is None else self.instance[rows]

@@ -35,6 +35,8 @@ VECTOR_CHUNK = 8192
 KEPT_MAPS = 2048
 """Of packs with more RoI maps, a chunk's inner layers (a third of a megabyte a cell) are not kept for the
 gradient but computed again."""
+KEPT_VECTORS = 65_536
+"""Of packs with more vectors, neither are embeddings (a quarter of a kilobyte a cell, several times over)."""
 LAID_OUT_BYTES = 4 * 2**30
 """Of training bags up to this size the RoI maps are cut into patches once, larger ones in each step anew."""
 
@@ -183,41 +185,84 @@ class Trainer:
         """A pack of bags, encoded; distances carry no gradient, as in the paper's code."""
         bags = [self.bags.cells[row] for row in rows]
         segments = Segments.of_sizes([len(cells) for cells in bags], self.device)
-        z = self._embed(torch.cat(bags) if len(bags) > 1 else bags[0])
-        distances = self._distances(z.detach(), rows, segments) if self.weighs_distance else None
-        if self.stream is not None and distances is not None:
-            self._note(z.detach(), distances, rows, segments)
-        return self.network.read(self._dropped(z), distances, self.reference), segments
-
-    def _distances(self, z: Float[Tensor, "N H"], rows: list[int], segments: Segments) -> Float[Tensor, "N"]:
-        if self.crossfitted is None:
-            return self.reference.distance(z)
+        cells = torch.cat(bags) if len(bags) > 1 else bags[0]
         groups = self.bags.donor_groups[rows].to(self.device)
-        return self.crossfitted.distance(z, groups[segments.bag])
+        if cells.dim() == 2 and len(cells) > KEPT_VECTORS and own_rows(len(cells)) == slice(0, len(cells)):
+            return self._evidence_of_many(cells, segments, groups), segments
+        z = self._embed(cells)
+        distances = self._distances(z.detach(), segments.bag, groups) if self.weighs_distance else None
+        return self.network.read(self._dropped(z, self.dropout_stream), distances, self.reference), segments
+
+    def _evidence_of_many(
+        self, cells: Float[Tensor, "N F"], segments: Segments, groups: Int64[Tensor, "B"]
+    ) -> Evidence:
+        """A chunk at a time, of which nothing but its evidence is kept: the gradient is exact, and costs
+        another pass.
+        """
+        seeds = torch.randint(
+            2**62, (-(-len(cells) // VECTOR_CHUNK),), generator=self.dropout_stream, device=self.device
+        )
+        chunks = [slice(start, start + VECTOR_CHUNK) for start in range(0, len(cells), VECTOR_CHUNK)]
+        distances = segments.bag.new_empty(len(cells), dtype=torch.float32)
+        if self.weighs_distance:
+            with torch.no_grad():
+                for rows in chunks:
+                    z = self.network.encode(cells[rows].to(self.device))
+                    distances[rows] = self._distances(z, segments.bag[rows], groups)
+
+        def read(rows: slice, seed: int) -> Evidence:
+            """The evidence of some cells; the same whenever it is asked for."""
+            z = self.network.encode(cells[rows].to(self.device))
+            drawn = torch.Generator(self.device).manual_seed(seed)
+            known = distances[rows] if self.weighs_distance else None
+            return self.network.read(self._dropped(z, drawn), known, self.reference)
+
+        return Evidence.join(
+            [
+                checkpoint(read, rows, seed, use_reentrant=False, preserve_rng_state=False)
+                for rows, seed in zip(chunks, seeds.tolist(), strict=True)
+            ]
+        )
+
+    def _distances(
+        self, z: Float[Tensor, "N H"], bag: Int64[Tensor, "N"], groups: Int64[Tensor, "B"]
+    ) -> Float[Tensor, "N"]:
+        """Distances of the cells of bags of these groups of donors, and noted for the next reference."""
+        if self.crossfitted is None:
+            distances = self.reference.distance(z)
+        else:
+            distances = self.crossfitted.distance(z, groups[bag])
+        if self.stream is not None:
+            self._note(z, distances, bag, groups)
+        return distances
 
     def _embed(self, cells: Float[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         chunk = self.settings.chunk_cells if cells.dim() > 2 else VECTOR_CHUNK
         return embed(self.network, cells, chunk, self.device)
 
     def _note(
-        self, z: Float[Tensor, "N H"], distances: Float[Tensor, "N"], rows: list[int], segments: Segments
+        self,
+        z: Float[Tensor, "N H"],
+        distances: Float[Tensor, "N"],
+        bag: Int64[Tensor, "N"],
+        groups: Int64[Tensor, "B"],
     ) -> None:
         """Keep what the next reference is made of: embeddings of controls, and how far off they lay."""
         assert self.stream is not None
-        groups = self.bags.donor_groups[rows].tolist()
-        sizes = segments.sizes.tolist()
+        bags, counts = torch.unique_consecutive(bag, return_counts=True)
+        sizes = counts.tolist()
         for group, of_bag, far in zip(
-            groups, torch.split(z, sizes), torch.split(distances, sizes), strict=True
+            groups[bags].tolist(), torch.split(z, sizes), torch.split(distances, sizes), strict=True
         ):
             if group >= 0:
                 self.stream.add(of_bag, group)
                 self.control_distances.append(far)
 
-    def _dropped(self, z: Float[Tensor, "N H"]) -> Float[Tensor, "N H"]:
+    def _dropped(self, z: Float[Tensor, "N H"], drawn: torch.Generator) -> Float[Tensor, "N H"]:
         share = self.settings.dropout
         if share == 0:
             return z
-        kept = torch.rand(z.shape, generator=self.dropout_stream, device=self.device) >= share
+        kept = torch.rand(z.shape, generator=drawn, device=self.device) >= share
         return z * kept.to(z.dtype).div_(1 - share)
 
     @torch.no_grad()

@@ -42,6 +42,24 @@ class CellFlags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What is said of some cells, before they are held against those of healthy donors."""
+
+    anomaly: Float[np.ndarray, "N"]
+    scores: Float[np.ndarray, "N J"]
+    low: Float[np.ndarray, "N"]
+    high: Float[np.ndarray, "N"]
+    """Lowest and highest score, or the ends of the bootstrap's interval."""
+
+    @classmethod
+    def join(cls, parts: "Sequence[Heard]") -> "Heard":
+        """What is said of all of them."""
+        return cls(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Jury:
     """Judges of strangeness, each of whom lacks a group of control donors, and what these donors' cells get.
 
@@ -130,7 +148,11 @@ class Jury:
     def flags(
         self, own: Float[np.ndarray, "N"], embedded: Sequence[Float[np.ndarray, "N F"]] = ()
     ) -> CellFlags:
-        """Judge the cells of a sample.
+        """Judge the cells of a sample, given as to `hear`."""
+        return self.verdict(self.hear(own, embedded))
+
+    def hear(self, own: Float[np.ndarray, "N"], embedded: Sequence[Float[np.ndarray, "N F"]] = ()) -> Heard:
+        """What the judges say of some cells of a sample.
 
         `own` is the model's anomaly, which holds where there are no scorers; `embedded` says where the cells
         lie, for each network, or for the model's own distance where there are no scorers.
@@ -138,22 +160,26 @@ class Jury:
         pairs = zip(self.scorers, self.networks, strict=True)
         told = [scorer.score_samples(embedded[network]) for scorer, network in pairs]
         scores = np.stack(told, axis=1) if told else own[:, None]
-        p = self._p([c.cell_votes(of) for c, of in zip(self.calibrations, scores.T, strict=True)])
         anomaly = self.chief.score_samples(embedded[0]) if self.chief is not None else own
         if self.bootstrap is not None:
             low, high = self.bootstrap.around(own, embedded[0])
         else:
             low, high = ensemble_interval(scores)
+        return Heard(anomaly=anomaly, scores=scores, low=low, high=high)
+
+    def verdict(self, heard: Heard) -> CellFlags:
+        """What follows, all cells of a sample having been heard."""
+        p = self._p([c.cell_votes(of) for c, of in zip(self.calibrations, heard.scores.T, strict=True)])
         if self.bootstrap is not None or len(self.scorers) > 1:
-            interval = np.minimum(low, anomaly), np.maximum(high, anomaly)
+            interval = np.minimum(heard.low, heard.anomaly), np.maximum(heard.high, heard.anomaly)
         else:
-            interval = (np.full(len(anomaly), np.nan),) * 2
+            interval = (np.full(len(p), np.nan),) * 2
         return CellFlags(
-            anomaly=anomaly,
-            scores=scores,
+            anomaly=heard.anomaly,
+            scores=heard.scores,
             p=p,
             q=benjamini_hochberg(p),
-            verdict=self._verdicts(low, high),
+            verdict=self._verdicts(heard.low, heard.high),
             interval=interval,
         )
 
