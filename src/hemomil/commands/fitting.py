@@ -84,7 +84,6 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
     reference was made without the donor, but whose network was not. Of a single control donor there is no
     witness, and the network that knows them is the judge.
     """
-    _, patients = model.control_scores_
     healthy = [bag for bag in bags if bag.label == control]
     samples = [bag.sample for bag in healthy for _ in bag.cell_ids]
     if not model.core_.judges:
@@ -106,6 +105,24 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
     )
     judges = np.repeat(group[controls], [len(bag) for bag in healthy])
     cells = [np.concatenate([embedded[row][network] for row in controls]) for network in networks]
+    return _seated(model, chief, scorers, networks, held_out, judges, cells, samples, seed)
+
+
+def _seated(
+    model: "AnomalyMIL",
+    chief: Scorer,
+    scorers: Sequence[Scorer],
+    networks: Sequence[int],
+    held_out: np.ndarray,
+    judges: np.ndarray,
+    cells: Sequence[np.ndarray],
+    samples: Sequence[str],
+    seed: int,
+) -> Jury:
+    """The jury of these judges. `judges`: of each control cell, who does not know its donor; `held_out`: the
+    score by that judge, kept as the model's; `cells`: all of them, as each judge sees them.
+    """
+    _, patients = model.control_scores_
     model.control_scores_ = (held_out, patients)
     return Jury.fit(
         held_out,
@@ -127,10 +144,7 @@ def _scales(
     patients: Sequence[str],
     samples: Sequence[str],
 ) -> list[SampleScale]:
-    """What each judge finds usual in samples of the control donors whom it knows; one judge knows them all.
-
-    `cells`: all control cells, as each judge sees them; `judges`: of each cell, who does not know its donor.
-    """
+    """What each judge finds usual in samples of the control donors whom it knows; one judge alone knows all."""
     donors, bags = np.asarray(patients), np.asarray(samples)
     scales = []
     for number, (scorer, seen) in enumerate(zip(scorers, cells, strict=True)):
@@ -181,18 +195,7 @@ def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: i
         networks.append(jury.networks[number])
         seen.append(cells)
         held_out[group == left] = scorer.score_samples(cells[group == left])
-    model.control_scores_ = (held_out, patients)
-    return Jury.fit(
-        held_out,
-        patients,
-        samples,
-        group,
-        chief=chief,
-        scorers=scorers,
-        networks=networks,
-        scales=_scales(scorers, seen, group, patients, samples),
-        seed=seed,
-    )
+    return _seated(model, chief, scorers, networks, held_out, group, seen, samples, seed)
 
 
 def _scorer(
