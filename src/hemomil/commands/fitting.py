@@ -144,7 +144,7 @@ def _scales(
     patients: Sequence[str],
     samples: Sequence[str],
 ) -> list[SampleScale]:
-    """What each judge finds usual in samples of the control donors whom it knows; one judge alone knows all."""
+    """What each judge finds usual in samples of the control donors whom it knows: alone, it knows all."""
     donors, bags = np.asarray(patients), np.asarray(samples)
     scales = []
     for number, (scorer, seen) in enumerate(zip(scorers, cells, strict=True)):
