@@ -80,6 +80,14 @@ def test_a_feature_that_never_varies_does_no_harm():
     assert np.isfinite(high).all()
 
 
+def test_many_features_get_fewer_draws_than_memory_holds(monkeypatch):
+    whole = DonorBootstrap.fit(*donors(8), n_draws=40, seed=3)
+    monkeypatch.setattr("hemomil.novelty.intervals.WEIGHT_BYTES", 12 * whole.weights[0].nbytes)
+    few = DonorBootstrap.fit(*donors(8), n_draws=40, seed=3)
+    assert len(few.weights) == 1 + 12  # all donors, then the draws
+    assert few.weights == pytest.approx(whole.weights[:13])
+
+
 def test_the_same_seed_gives_the_same_interval_and_a_state_rebuilds_it():
     new = donors(2, seed=1)[0]
     first, other = (DonorBootstrap.fit(*donors(8), n_draws=20, seed=seed) for seed in (0, 1))

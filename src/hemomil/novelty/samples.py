@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 
 SHARES = (0.05, 0.5)
-"""One cell in twenty is what a parasite leaves to be seen, half of them what a disease of the marrow does."""
+"""Few cells show a parasite, many may show an inherited disease of red cells: no one share suits both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
