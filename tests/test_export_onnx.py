@@ -11,7 +11,7 @@ import pytest
 
 from hemomil import commands
 from hemomil.commands.export import export_onnx
-from hemomil.commands.exported_network import OUTPUTS, WhiteningReference
+from hemomil.commands.exported_network import OUTPUTS, StraightReference
 from hemomil.commands.model_folder import TrainedModel, load_model, save_model
 from hemomil.errors import ModelError, RunFolderError, SettingsError
 from hemomil.export import network
@@ -124,7 +124,7 @@ def test_a_solved_reference_gives_the_same_distances():
     )
     cells = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     reference = model.core_.reference
-    torch.testing.assert_close(WhiteningReference(reference).distance(cells), reference.distance(cells))
+    torch.testing.assert_close(StraightReference(reference).distance(cells), reference.distance(cells))
 
 
 def test_a_file_that_does_not_repeat_the_model_is_removed(exported, tmp_path):

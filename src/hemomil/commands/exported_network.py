@@ -34,20 +34,16 @@ class OneBag(Segments):
         return values.amax(dim=0, keepdim=True)
 
 
-class WhiteningReference(HealthyReference):
-    """A healthy reference whose triangular system is solved beforehand: ONNX has no solver."""
-
-    whitening: Float[Tensor, "H H"]
+class StraightReference(HealthyReference):
+    """A healthy reference whose distances are one product in double precision: a graph does not branch."""
 
     def __init__(self, reference: HealthyReference) -> None:
         super().__init__(len(reference.mean))
         self.load_state_dict(reference.state_dict())
-        identity = torch.eye(len(reference.mean), dtype=torch.float64)
-        self.register_buffer("whitening", torch.linalg.solve_triangular(self.cholesky, identity, upper=False))
 
     def distance(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
         """Mahalanobis distance of each cell, as `HealthyReference.distance`."""
-        white = (cells - self.mean) @ self.whitening.T
+        white = (cells - self.mean) @ self.whitening.inverse
         distances: Tensor = torch.linalg.vector_norm(white, dim=1).to(cells.dtype)
         return distances
 
@@ -60,7 +56,7 @@ class Graph(nn.Module):
         self.core = copy.deepcopy(core).cpu().eval()
         for name, module in list(self.core.named_children()):
             if isinstance(module, HealthyReference):
-                setattr(self.core, name, WhiteningReference(module))
+                setattr(self.core, name, StraightReference(module))
 
     def forward(
         self, cells: Float[Tensor, "N ..."]

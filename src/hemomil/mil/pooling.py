@@ -240,7 +240,12 @@ class QuantilePooling(Pooling):
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
         """Class logits of the quantiles."""
-        logits: Tensor = self.classifier(self.quantiles(evidence.values[:, 0], bags))
+        return self._logits(self.quantiles(evidence.values[:, 0], bags))
+
+    def _logits(self, quantiles: Float[Tensor, "M Q"]) -> Float[Tensor, "M K"]:
+        """In double precision: standardisation is folded into the weights, so large terms cancel."""
+        weight, bias = self.classifier.weight.double(), self.classifier.bias.double()
+        logits: Tensor = nn.functional.linear(quantiles.double(), weight, bias).to(quantiles.dtype)
         return logits
 
     def quantiles(self, distances: Float[Tensor, "N"], bags: Segments) -> Float[Tensor, "B Q"]:
@@ -275,8 +280,7 @@ class QuantilePooling(Pooling):
         last = len(ordered) - 1
         below = ordered[(first_N + low + (low >= rank[:, None])).clamp_max(last)]
         above = ordered[(first_N + high + (high >= rank[:, None])).clamp_max(last)]
-        logits: Tensor = self.classifier(torch.lerp(below, above, part))
-        return logits
+        return self._logits(torch.lerp(below, above, part))
 
 
 def _sorted_in_bags(values: Float[Tensor, "N"], bags: Segments) -> tuple[Float[Tensor, "N"], Tensor]:

@@ -12,9 +12,10 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from torch import Tensor, nn
 
 from hemomil.mil.settings import MILSettings
+from hemomil.mil.whitening import Whitening
 
-BLOCK = 2048
-"""Cells that are centred or whitened at a time in double precision: bounds memory, stays in the cache."""
+BLOCK = 1024
+"""Cells that are centred at a time in double precision: bounds memory, stays in the cache."""
 PANEL = 128
 """Dimensions of the embedding whose products with all before are computed at a time."""
 
@@ -30,12 +31,17 @@ class Moments:
 
     @classmethod
     def of(cls, cells: Float[Tensor, "M H"]) -> "Moments":
-        """The moments of some cells."""
-        mean = cells.mean(dim=0, dtype=torch.float64)
-        scatter = mean.new_zeros(len(mean), len(mean))
+        """The moments of some cells, seen once: deviations are from the mean of the first few."""
+        near = cells[:BLOCK].mean(dim=0, dtype=torch.float64)
+        total, scatter = torch.zeros_like(near), near.new_zeros(len(near), len(near))
+        room = near.new_empty(min(BLOCK, len(cells)), len(near))
         for block in torch.split(cells, BLOCK):
-            _add_lower_product(scatter, block.double() - mean)
-        return cls(len(cells), mean, scatter.tril() + scatter.tril(-1).T)
+            deviations = room[: len(block)].copy_(block).sub_(near)
+            total += deviations.sum(dim=0)
+            _add_lower_product(scatter, deviations)
+        off = total / len(cells)
+        scatter = scatter.tril() + scatter.tril(-1).T - len(cells) * torch.outer(off, off)
+        return cls(len(cells), near + off, scatter)
 
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of both together (Chan, Golub & LeVeque 1979)."""
@@ -83,17 +89,6 @@ def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
     return factor
 
 
-def mahalanobis(
-    cells: Float[Tensor, "N H"], mean: Float64[Tensor, "H"], factor: Float64[Tensor, "H H"]
-) -> Float[Tensor, "N"]:
-    """Distance of each cell from the mean, in standard deviations; `factor`: the covariance's, lower."""
-    distances = []
-    for part in torch.split(cells, BLOCK):
-        white = torch.linalg.solve_triangular(factor.T, part - mean, upper=True, left=False)
-        distances.append(torch.linalg.vector_norm(white, dim=1).to(cells.dtype))
-    return torch.cat(distances)
-
-
 class HealthyReference(nn.Module):
     """A Gaussian of healthy cells. Buffers in double precision, saved with the model."""
 
@@ -106,6 +101,8 @@ class HealthyReference(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("cholesky", torch.eye(size, dtype=torch.float64))
+        self.whitening = Whitening(self.mean, self.cholesky)
+        self.register_load_state_dict_post_hook(_whiten)  # type: ignore[no-untyped-call]
         # distances of healthy cells of donors that the reference did not see: 95th percentile, and how far it
         # lies from the median; `bounded` is measured in these
         self.register_buffer("centre", torch.zeros((), dtype=torch.float64))
@@ -115,6 +112,7 @@ class HealthyReference(nn.Module):
         """Take over a mean and a covariance."""
         self.mean.copy_(mean)
         self.cholesky.copy_(cholesky(covariance))
+        _whiten(self)
 
     def set_scale(self, distances: Float[Tensor, "M"]) -> None:
         """Learn what distance is ordinary from control cells that the reference did not see."""
@@ -124,12 +122,17 @@ class HealthyReference(nn.Module):
 
     def distance(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
         """Mahalanobis distance of each cell to the healthy reference (eq. 3), in standard deviations."""
-        return mahalanobis(cells, self.mean, self.cholesky)
+        return self.whitening.distance(cells)
 
     def bounded(self, distances: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """log of a weight in (0, 1): 1/2 at the healthy 95th percentile, .12 at the healthy median."""
         steepness = 2 / self.spread
         return nn.functional.logsigmoid(steepness * (distances - self.centre)).to(distances.dtype)
+
+
+def _whiten(reference: HealthyReference, *_: object) -> None:
+    """Also called after the state of a saved reference was loaded."""
+    reference.whitening = Whitening(reference.mean, reference.cholesky)
 
 
 def fit_gaussian(
@@ -165,12 +168,12 @@ def _mixture_moments(
 class CrossFitted:
     """References made without each group of control donors; the last one is made with all of them."""
 
-    means: Float64[Tensor, "R H"]
     choleskys: Float64[Tensor, "R H H"]
+    whitenings: tuple[Whitening, ...]
 
     def to(self, device: torch.device) -> "CrossFitted":
         """The same on another device."""
-        return CrossFitted(self.means.to(device), self.choleskys.to(device))
+        return CrossFitted(self.choleskys.to(device), tuple(each.to(device) for each in self.whitenings))
 
     def distance(self, cells: Float[Tensor, "N H"], without: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Distance of each cell to the reference without group `without`; -1: with all groups."""
@@ -178,7 +181,7 @@ class CrossFitted:
         for group in torch.unique(without).tolist():
             asked = without == group
             # the last reference is the one with all groups, which is where -1 points
-            distances[asked] = mahalanobis(cells[asked], self.means[group], self.choleskys[group])
+            distances[asked] = self.whitenings[group].distance(cells[asked])
         return distances
 
 
@@ -200,8 +203,9 @@ def crossfitted_of(parts: list[Moments], settings: MILSettings) -> CrossFitted:
 
 
 def _crossfitted(fits: list[tuple[Float64[Tensor, "H"], Float64[Tensor, "H H"]]]) -> CrossFitted:
-    means, covariances = zip(*fits, strict=True)
-    return CrossFitted(torch.stack(means), torch.stack([cholesky(c) for c in covariances]))
+    factors = [cholesky(covariance) for _, covariance in fits]
+    whitenings = [Whitening(mean, factor) for (mean, _), factor in zip(fits, factors, strict=True)]
+    return CrossFitted(torch.stack(factors), tuple(whitenings))
 
 
 def added(parts: list[Moments]) -> Moments:
