@@ -2,7 +2,7 @@
 
     python benchmarks/novelty.py cells DATA SIMULATED WORK [SET ...]      describe the cells of each set
     python benchmarks/novelty.py fit WORK SEED METHOD [SET ...]           networks, for their embeddings
-    python benchmarks/novelty.py table WORK SEED [SET ...]                the table, as Markdown
+    python benchmarks/novelty.py table WORK SEED [SET ...] [SCORER ...]   the table, as Markdown
     python benchmarks/novelty.py flags WORK SEED [SET ...]                false flags of `default`'s jury
 
 Abnormal cells are ranked among all cells of the test samples of diseased patients, as `hemomil.stats`
@@ -311,6 +311,13 @@ def all_rows(alone=("att+sic", "lse")):
     return rows
 
 
+def rows_of(scorers):
+    """These scorers in the embedding, beside the paper's distance."""
+    return {"paper": single(PAPER, "gaussian")} | {
+        f"`{scorer}` / {PAPER}": single(PAPER, scorer) for scorer in scorers
+    }
+
+
 def sums_of(alone):
     """Which scores are joined. All but the frozen ones are of the embedding."""
     frozen, learned = ("frozen", "shrunk"), (PAPER, "gaussian")
@@ -335,8 +342,10 @@ def main(task, *words):
         work, seed, *sets = words
         flags(Path(work), int(seed), sets or list(FILES))
     elif task == "table":
-        work, seed, *sets = words
-        table(Path(work), int(seed), sets or [*FILES, *(f"{name}-unseen" for name in UNSEEN)], all_rows())
+        work, seed, *named = words
+        sets = [name for name in named if name not in SCORERS]
+        rows = rows_of([name for name in named if name in SCORERS]) if len(sets) < len(named) else all_rows()
+        table(Path(work), int(seed), sets or [*FILES, *(f"{name}-unseen" for name in UNSEEN)], rows)
     else:
         sys.exit(__doc__)
 
