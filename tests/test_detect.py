@@ -263,6 +263,7 @@ def test_coco_examples_have_the_boxes_and_masks_of_the_file(tmp_path, segmentati
     assert (read.masks is not None) == segmentation
     if segmentation:
         assert read.masks[0].all()
+        assert read.masks[0].base is None, "a view keeps a mask of the whole image in memory"
 
 
 def test_a_coco_file_that_cannot_be_used_says_why(tmp_path):

@@ -149,8 +149,8 @@ def _example(
     if not all(annotation.get("segmentation") for annotation in annotations) or not annotations:
         return Example(image=image, boxes=boxes, labels=labels)
     windows, (height, width) = outer(boxes).clip(0), image.shape[:2]
-    masks = tuple(
-        decode(run_lengths(a["segmentation"], (height, width)))[y0:y1, x0:x1]
+    masks = tuple(  # copied: a view would keep a mask as large as the image for every cell
+        decode(run_lengths(a["segmentation"], (height, width)))[y0:y1, x0:x1].copy()
         for a, (x0, y0, x1, y1) in zip(annotations, windows, strict=True)
     )
     return Example(image=image, boxes=boxes, masks=masks, labels=labels)
