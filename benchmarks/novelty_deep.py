@@ -1,8 +1,8 @@
 """Two deep scorers beside the others: a neural spline flow (zuko) and deep SVDD (Ruff et al. 2018).
 
 Run `python benchmarks/novelty_deep.py WORK SEED [SET ...]` after `novelty.py fit WORK SEED anomaly+att+sic`.
-They are here and not in the `novelty` room, which needs no torch: on chula neither beat a Gaussian (the flow
-equalled it), and SVDD was behind it on nih.
+Needs `pip install zuko`. They are here and not in the `novelty` room, which needs no torch: the flow equals a
+Gaussian, SVDD is behind it (docs/novelty.md).
 """
 
 import sys

@@ -13,7 +13,7 @@ from hemomil.detect.examples import RED, WHITE
 from hemomil.detect.scale import ENOUGH, SURE
 
 WHITE_SURE = 0.7
-"""Score from which on size alone says what is taken for a white cell."""
+"""Score from which on a white cell need only be wider than LARGEST_RED; under it, than NEVER_RED."""
 LARGEST_RED = 1.5
 """A white cell is larger than this, in usual diameters of the red cells beside it: in txl_pbc train, 89 % of
 white cells are, and 0.3 % of red ones; at 1.2 it is 97 and 9 %: red cells swollen by schizonts are lost."""
