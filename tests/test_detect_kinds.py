@@ -2,7 +2,7 @@
 
 import torch
 
-from hemomil.detect.kinds import LARGEST_RED, NEVER_RED, WHITE_SURE, in_doubt_red
+from hemomil.detect.kinds import LARGEST_RED, WHITE_SURE, in_doubt_red
 
 NOMINAL = 40.0
 LARGE = (0.0, 0.0, 80.0, 80.0)
@@ -32,13 +32,6 @@ def test_a_doubtful_one_is_red_with_the_sum_of_both_scores():
     assert settled((LARGE, 2, 0.4), (BESIDE, 1, 0.3)) == ([1, 1], [0.7, 0.3])
     assert settled((LARGE, 2, 0.3), (BESIDE, 1, 0.4)) == ([2, 1], [0.3, 0.7])
     assert settled((LARGE, 2, 0.6)) == ([1], [0.6])
-
-
-def test_what_is_twice_as_wide_as_a_red_cell_is_never_one():
-    side = NOMINAL * NEVER_RED + 1
-    huge = (0.0, 0.0, side, side)
-    assert settled((huge, 2, 0.4)) == ([2], [0.4])
-    assert settled((huge, 2, 0.4), (BESIDE, 1, 0.3)) == ([2, 1], [0.4, 0.3])
 
 
 def test_a_red_cell_that_is_sure_needs_no_support():
