@@ -12,8 +12,8 @@ from sklearn.ensemble import IsolationForest
 
 from hemomil.novelty.neighbours import MEMORY, balanced_rows
 
-AT_ONCE = 200_000
-"""Cells times trees that are followed at a time; bounds memory."""
+AT_ONCE = 50_000
+"""Cells times trees that are followed at a time; bounds memory, stays in the cache."""
 LEAF = -1
 """What scikit-learn writes for the children of a leaf."""
 
@@ -73,15 +73,25 @@ class Forest:
         return scores
 
     def _depth(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
-        """How deep each cell lies, summed over the trees: down all of them at once."""
+        """How deep each cell lies, summed over the trees: down all of them at once, in arrays used again.
+
+        Nodes are counted through all trees. Without mode="clip", `take` would check every index.
+        """
         n_trees, n_inner = self.feature.shape
-        tree, row = np.arange(n_trees)[:, None], np.arange(len(cells)) * cells.shape[1]
-        node = np.zeros((n_trees, len(cells)), dtype=np.int64)
+        first, row = np.arange(n_trees)[:, None] * n_inner, np.arange(len(cells)) * cells.shape[1]
+        node = np.repeat(first, len(cells), axis=1)
+        asked, right = np.empty_like(node), np.empty(node.shape, dtype=bool)
+        value, threshold = np.empty(node.shape, dtype=cells.dtype), np.empty(node.shape)
         for _ in range(n_inner.bit_length()):  # one bit a level
-            asked = node + tree * n_inner
-            value = cells.take(self.feature.take(asked) + row)
-            node = 2 * node + 1 + (value > self.threshold.take(asked))
-        total: np.ndarray = self.depth.take(node - n_inner + tree * (n_inner + 1)).sum(axis=0)
+            np.add(self.feature.take(node, out=asked, mode="clip"), row, out=asked)
+            cells.take(asked, out=value, mode="clip")
+            self.threshold.take(node, out=threshold, mode="clip")
+            np.greater(value, threshold, out=right)
+            node += node
+            node += right
+            node += 1 - first  # below i of a tree are 2 i + 1 and 2 i + 2
+        leaf = node + (np.arange(n_trees)[:, None] - n_inner)  # a tree has a leaf more than inner nodes
+        total: np.ndarray = self.depth.take(leaf, mode="clip").sum(axis=0)
         return total
 
 
