@@ -343,8 +343,9 @@ def main(task, *words):
         flags(Path(work), int(seed), sets or list(FILES))
     elif task == "table":
         work, seed, *named = words
+        scorers = [name for name in named if name in SCORERS]
         sets = [name for name in named if name not in SCORERS]
-        rows = rows_of([name for name in named if name in SCORERS]) if len(sets) < len(named) else all_rows()
+        rows = rows_of(scorers) if scorers else all_rows()
         table(Path(work), int(seed), sets or [*FILES, *(f"{name}-unseen" for name in UNSEEN)], rows)
     else:
         sys.exit(__doc__)
