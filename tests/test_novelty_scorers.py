@@ -223,6 +223,22 @@ def test_the_forest_is_scikit_learns():
     assert Forest.fit(cells, donors, seed=3).score_samples(new) == pytest.approx(-expected.score_samples(new))
 
 
+def test_the_forest_cuts_where_scikit_learn_does_however_near_a_cell_is():
+    """Cells are single, thresholds are not: cells next to every threshold, below it and above."""
+    cells, donors = healthy_cells(300)
+    expected = IsolationForest(random_state=3).fit(cells[balanced_rows(donors, len(cells) * 8, seed=3)])
+    trees = [tree.tree_ for tree in expected.estimators_]
+    asked = np.concatenate([tree.feature[tree.feature >= 0] for tree in trees])
+    cuts = np.concatenate([tree.threshold[tree.feature >= 0] for tree in trees])
+    near = cells[np.arange(len(cuts)) % len(cells)]
+    rounded = cuts.astype(np.float32)
+    above, below = (np.nextafter(rounded, np.float32(way)) for way in (np.inf, -np.inf))
+    new = np.concatenate([near] * 3)
+    new[np.arange(len(new)), np.tile(asked, 3)] = np.concatenate([below, rounded, above])
+    found = Forest.fit(cells, donors, seed=3).score_samples(new)
+    assert found == pytest.approx(-expected.score_samples(new), abs=1e-12)
+
+
 def test_held_out_scores_come_from_scorers_that_did_not_see_the_donor():
     cells, donors = healthy_cells()
     found = held_out_scores("shrunk", cells, donors, groups=4, seed=2)

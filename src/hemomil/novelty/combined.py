@@ -51,9 +51,9 @@ class Combined:
     Fisher's method; as the three depend on each other, the sum is a score and no p-value.
     """
 
-    distance: Gaussian
     forest: Forest
     relative: RelativeGaussian
+    """Holds the Gaussian of healthy cells, which the distance is to."""
     of_distance: Surprise
     of_forest: Surprise
     of_relative: Surprise
@@ -82,7 +82,6 @@ class Combined:
         held = [scores_without_donor(fit, cells, donors, seed=seed) for fit in (distance, forest, relative)]
         scales = [Surprise.fit(scores) for scores in held]
         return cls(
-            distance=distance(cells, donors),
             forest=forest(cells, donors),
             relative=relative(cells, donors),
             of_distance=scales[0],
@@ -92,7 +91,8 @@ class Combined:
 
     def score_samples(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """Sum of the surprises; larger is stranger."""
-        total = self.of_distance.of(self.distance.score_samples(cells))
+        distances = self.relative.healthy.score_samples(cells)
+        total = self.of_distance.of(distances)
+        total += self.of_relative.of(self.relative.of(cells, distances))
         total += self.of_forest.of(self.forest.score_samples(cells))
-        total += self.of_relative.of(self.relative.score_samples(cells))
         return total

@@ -5,6 +5,7 @@ Axes: M healthy cells, B background cells, N cells to be scored, F features, K c
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ MIXTURE_REG = 0.1
 """Added to the variances of a component, in units of the variance of all healthy cells."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Gaussian:
     """Mahalanobis distance to the mean of healthy cells, in standard deviations."""
 
@@ -52,12 +53,15 @@ class Gaussian:
         found = found + REG_COVAR * np.eye(rows.shape[1])
         return cls(mean=rows.mean(axis=0), factor=_cholesky(found), unit_length=np.array(float(unit_length)))
 
+    @cached_property
+    def _whitener(self) -> Float64[np.ndarray, "F F"]:
+        """The factor's inverse, transposed: a product is three times as fast as solving (64 features)."""
+        return _inverse_transposed(self.factor)
+
     def whiten(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N F"]:
         """Cells in coordinates in which healthy ones have mean zero and unit covariance."""
-        rows = _rows(cells, bool(self.unit_length)) - self.mean
-        white_FN: np.ndarray = solve_triangular(self.factor, rows.T, lower=True, check_finite=False)
-        white_NF: np.ndarray = white_FN.T
-        return white_NF
+        white: np.ndarray = (_rows(cells, bool(self.unit_length)) - self.mean) @ self._whitener
+        return white
 
     def score_samples(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """Distance of each cell, in standard deviations; larger is stranger."""
@@ -82,8 +86,14 @@ class RelativeGaussian:
 
     def score_samples(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """Difference of squared distances; larger is stranger, negative is more like health than like all."""
-        scores: np.ndarray = self.healthy.score_samples(cells) ** 2
-        return scores - self.background.score_samples(cells) ** 2  # type: ignore[no-any-return]
+        return self.of(cells, self.healthy.score_samples(cells))
+
+    def of(
+        self, cells: Float[np.ndarray, "N F"], distances: Float64[np.ndarray, "N"]
+    ) -> Float64[np.ndarray, "N"]:
+        """The same, where the distances to healthy cells are known."""
+        scores: np.ndarray = distances**2 - self.background.score_samples(cells) ** 2
+        return scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +136,8 @@ class Mixture:
         """Minus the log density of each cell, up to a constant; larger is stranger."""
         mixture = GaussianMixture(len(self.weights))
         mixture.weights_, mixture.means_, mixture.covariances_ = self.weights, self.means, self.covariances
-        mixture.precisions_cholesky_ = np.stack([_precision_factor(c) for c in self.covariances])
+        factors = [_inverse_transposed(_cholesky(covariance)) for covariance in self.covariances]
+        mixture.precisions_cholesky_ = np.stack(factors)
         scores: np.ndarray = -mixture.score_samples(self.space.whiten(cells))
         return scores
 
@@ -144,10 +155,10 @@ def _rows(cells: Float[np.ndarray, "N F"], unit_length: bool) -> Float64[np.ndar
     return unit
 
 
-def _precision_factor(covariance: Float64[np.ndarray, "F F"]) -> Float64[np.ndarray, "F F"]:
-    """Upper triangular, as scikit-learn's mixtures keep it."""
-    factor: np.ndarray = solve_triangular(_cholesky(covariance), np.eye(len(covariance)), lower=True)
-    return factor.T
+def _inverse_transposed(factor: Float64[np.ndarray, "F F"]) -> Float64[np.ndarray, "F F"]:
+    """Of a lower factor; upper triangular, as scikit-learn's mixtures keep it."""
+    inverse: np.ndarray = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)
+    return inverse.T
 
 
 def _cholesky(covariance: Float64[np.ndarray, "F F"]) -> Float64[np.ndarray, "F F"]:

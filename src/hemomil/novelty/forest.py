@@ -5,20 +5,21 @@ Axes: M healthy cells, N cells to be scored, F features, T trees, V nodes of the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from sklearn.ensemble import IsolationForest
 
 from hemomil.novelty.neighbours import MEMORY, balanced_rows
 
-AT_ONCE = 50_000
+AT_ONCE = 25_000
 """Cells times trees that are followed at a time; bounds memory, stays in the cache."""
 LEAF = -1
 """What scikit-learn writes for the children of a leaf."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Forest:
     """The trees of scikit-learn's IsolationForest, made complete: the children of i are 2 i + 1 and 2 i + 2.
 
@@ -72,26 +73,36 @@ class Forest:
         scores: np.ndarray = 2 ** -(mean / self.usual if self.usual > 0 else np.ones_like(mean))
         return scores
 
-    def _depth(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
+    @cached_property
+    def _levels(self) -> list[tuple[Int64[np.ndarray, "_"], Float32[np.ndarray, "_"]]]:
+        """Features and thresholds of each level, from left to right through all trees.
+
+        Cells are single: above a threshold is above the next single number that is not greater.
+        """
+        rounded = self.threshold.astype(np.float32)
+        below = np.where(rounded > self.threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+        starts = 2 ** np.arange(self.feature.shape[1].bit_length()) - 1  # one bit a level
+        rows = [slice(start, 2 * start + 1) for start in starts]
+        return [(self.feature[:, row].ravel(), below[:, row].ravel()) for row in rows]
+
+    def _depth(self, cells: Float32[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
         """How deep each cell lies, summed over the trees: down all of them at once, in arrays used again.
 
-        Nodes are counted through all trees. Without mode="clip", `take` would check every index.
+        Nodes of a level are counted through all trees. Without mode="clip", `take` would check every index.
         """
-        n_trees, n_inner = self.feature.shape
-        first, row = np.arange(n_trees)[:, None] * n_inner, np.arange(len(cells)) * cells.shape[1]
-        node = np.repeat(first, len(cells), axis=1)
+        row = np.arange(len(cells)) * cells.shape[1]
+        node = np.repeat(np.arange(len(self.feature))[:, None], len(cells), axis=1)
         asked, right = np.empty_like(node), np.empty(node.shape, dtype=bool)
-        value, threshold = np.empty(node.shape, dtype=cells.dtype), np.empty(node.shape)
-        for _ in range(n_inner.bit_length()):  # one bit a level
-            np.add(self.feature.take(node, out=asked, mode="clip"), row, out=asked)
+        value, threshold = (np.empty(node.shape, dtype=np.float32) for _ in range(2))
+        for feature, thresholds in self._levels:
+            feature.take(node, out=asked, mode="clip")
+            asked += row
             cells.take(asked, out=value, mode="clip")
-            self.threshold.take(node, out=threshold, mode="clip")
+            thresholds.take(node, out=threshold, mode="clip")
             np.greater(value, threshold, out=right)
-            node += node
+            node += node  # below the node i of a level are 2 i and 2 i + 1 of the next
             node += right
-            node += 1 - first  # below i of a tree are 2 i + 1 and 2 i + 2
-        leaf = node + (np.arange(n_trees)[:, None] - n_inner)  # a tree has a leaf more than inner nodes
-        total: np.ndarray = self.depth.take(leaf, mode="clip").sum(axis=0)
+        total: np.ndarray = self.depth.take(node, mode="clip").sum(axis=0)
         return total
 
 
