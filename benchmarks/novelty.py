@@ -4,6 +4,7 @@
     python benchmarks/novelty.py fit WORK SEED METHOD [SET ...]           networks, for their embeddings
     python benchmarks/novelty.py table WORK SEED [SET ...] [SCORER ...]   the table, as Markdown
     python benchmarks/novelty.py flags WORK SEED [SET ...]                false flags of `default`'s jury
+    python benchmarks/novelty.py said RUN ...                             what studies said of test samples
 
 Abnormal cells are ranked among all cells of the test samples of diseased patients, as `hemomil.stats`
 does it. Intervals are over patients; differences to the paper's distance are on the same draws.
@@ -11,6 +12,7 @@ Sets: nih, iml, chula, simulated; `chula-unseen` are the classes that chula is n
 `simulated-unseen` the cohort's diseases left out in turn. SIMULATED is the cohort of docs/results.md.
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,6 +300,71 @@ def flagged(work, of_set, seed, job):
         }
 
 
+# --- what a study said
+
+
+SAID = (
+    "run, method",
+    "cells, AP",
+    "cells of healthy donors: abnormal",
+    "undecided",
+    "abnormal cells of the ill: abnormal",
+    "undecided",
+    "healthy cells of the ill: abnormal",
+    "healthy samples: p ≤ .05",
+    "floor",
+    "AUROC of p",
+)
+SAID_OF_UNSEEN = ("unseen", "method", "cells", "samples, p", "patients, p", "patients, 1 − p(control)")
+
+
+def said(runs):
+    """Verdicts and p-values of finished studies, a row per method, then of the diseases left out."""
+    metrics = {run: json.loads((run / "metrics.json").read_text()) for run in runs}
+    print(heading(SAID))
+    for run in runs:
+        cells, samples = pd.read_parquet(run / "cells.parquet"), pd.read_csv(run / "samples.csv")
+        for method, of_cells in cells.groupby("method"):
+            ap = metrics[run]["instances"][method]["anomaly"]["ap"]["value"]
+            told = verdicts(of_cells, samples[samples["method"] == method])
+            print(f"| {run.name}, `{method}` | {ap:.3f} | {' | '.join(told)} |")
+    print("\n" + heading(SAID_OF_UNSEEN))
+    names = ("auroc_novelty", "auroc_novelty_patient", "auroc_abnormal_probability_patient")
+    for run in runs:
+        for disease, of_disease in metrics[run].get("unseen", {}).items():
+            for method, of in of_disease.items():
+                areas = [of["instances"]["anomaly"]["auroc"], *(of[name] for name in names)]
+                print(f"| {run.name}: {disease} | `{method}` | {' | '.join(map(between, areas))} |")
+
+
+def heading(columns):
+    return f"| {' | '.join(columns)} |\n|" + "---|" * len(columns)
+
+
+def verdicts(cells, samples):
+    """The columns of `said` for one method of one study; ± is one standard error over donors."""
+    healthy, known = cells["label"] == CONTROL, cells["cell_label"].notna()
+    strange = cells["cell_label"] != CONTROL
+    of_donors = cells[healthy].groupby("patient")["verdict"]
+    told = []
+    for verdict in ("abnormal", "undecided"):
+        shares = 100 * of_donors.apply(lambda of, word=verdict: (of == word).mean())
+        told.append(f"{shares.mean():.2f} ± {shares.sem():.2f} %")
+    ill, spared = (cells[~healthy & known & which]["verdict"] for which in (strange, ~strange))
+    told += [f"{100 * (ill == verdict).mean():.0f} %" for verdict in ("abnormal", "undecided")]
+    told.append(f"{100 * (spared == 'abnormal').mean():.2f} %")
+    well = samples["label"] == CONTROL
+    told.append(f"{100 * (samples[well]['novelty_p'] <= LEVEL).mean():.1f} %")
+    told.append(f"{samples['novelty_floor'].min():.3f}")
+    return [*told, f"{roc_auc_score(~well, -samples['novelty_p']):.3f}"]
+
+
+def between(estimate):
+    if estimate["value"] is None:
+        return f"fewer than 5 patients ({estimate['n']})"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
 def all_rows(alone=("att+sic", "lse")):
     """Every scorer in every space, then joined ones; `alone`: methods whose p(control) of a cell enters."""
     rows = {"paper": single(PAPER, "gaussian")}
@@ -347,6 +414,8 @@ def main(task, *words):
         sets = [name for name in named if name not in SCORERS]
         rows = rows_of(scorers) if scorers else all_rows()
         table(Path(work), int(seed), sets or [*FILES, *(f"{name}-unseen" for name in UNSEEN)], rows)
+    elif task == "said":
+        said([Path(word) for word in words])
     else:
         sys.exit(__doc__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- made by benchmarks/speed.py -->\n", "<!-- end -->"
-PARTS = {"mil": "Learning and judging", "store": "The store", "scale": "Scale"}
+PARTS = {"mil": "Learning and judging", "store": "The store", "scale": "Scale", "jury": "Is a cell strange?"}
 HEAD = (
     "| measured | value | range | target | | plain, ours (ms) | error | |\n"
     "|---|---|---|---|---|---|---|---|\n"

@@ -20,11 +20,11 @@ from hemomil.describe import (
     StoreWriter,
     feature_names,
     fingerprint,
-    mask_of,
     read_bags,
     read_obs,
 )
 from hemomil.errors import FeaturesError, RunFolderError
+from hemomil.segmentation import mask_of
 from hemomil.types import Cells, Cohort, ImageRow, Sample
 
 

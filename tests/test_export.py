@@ -14,8 +14,9 @@ import tifffile
 from hemomil import commands
 from hemomil.cohort import read_cells, read_manifest
 from hemomil.commands.export import export_anndata, export_csv, export_geojson, export_labels
-from hemomil.describe import mask_of, read_obs
+from hemomil.describe import read_obs
 from hemomil.errors import ImageError, RunFolderError, SettingsError
+from hemomil.segmentation import mask_of
 
 QUICK = {
     "study.methods": ("att", "mean"),

@@ -3,7 +3,7 @@
 Axes: N cells, K classes, H W pixels. Row i is the same cell in every array of a value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -69,7 +69,7 @@ class Detections:
     boxes: Float[np.ndarray, "N 4"]
     """x0 y0 x1 y1 in pixels, half-open."""
     scores: Float[np.ndarray, "N"]
-    masks: tuple[Bool[np.ndarray, "_ _"], ...] | None = None
+    masks: Sequence[Bool[np.ndarray, "_ _"]] | None = None
     """Each cut to its box rounded outwards: shape (ceil(y1) - floor(y0), ceil(x1) - floor(x0))."""
     diameter: float | None = None
     """The usual diameter of a cell, in pixels, that the image was searched for, if the detector says."""
@@ -87,7 +87,7 @@ class Cells:
     boxes: Float[np.ndarray, "N 4"]
     scores: Float[np.ndarray, "N"]
     """Detection scores; 1 for cells that were given."""
-    masks: tuple[Bool[np.ndarray, "_ _"] | None, ...]
+    masks: Sequence[Bool[np.ndarray, "_ _"] | None]
     cell_labels: tuple[str | None, ...]
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from hemomil.cohort.images import image_sizes
 from hemomil.errors import ImageError
+from hemomil.segmentation import Masks
 from hemomil.types import Cells, Cohort, Notice
 
 MARGIN = 0.03
@@ -49,7 +50,7 @@ def take(cells: Cells, kept: Bool[np.ndarray, "N"]) -> Cells:
         images=tuple(compress(cells.images, kept)),
         boxes=cells.boxes[kept],
         scores=cells.scores[kept],
-        masks=tuple(compress(cells.masks, kept)),
+        masks=Masks(compress(Masks.of(cells.masks).texts, kept)),
         cell_labels=tuple(compress(cells.cell_labels, kept)),
     )
 

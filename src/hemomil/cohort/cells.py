@@ -6,6 +6,7 @@ whose region holds the cell's centre, or only to the sample that the file names.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from hemomil.cohort.images import image_sizes
 from hemomil.cohort.outlines import Polygons
 from hemomil.cohort.problems import Problem, refuse_if_any, row_ranges
 from hemomil.errors import CellsError, ImageError
-from hemomil.segmentation import decode, run_lengths
+from hemomil.segmentation import Masks, decode, run_lengths
 from hemomil.types import Cells, Cohort, Detections, ImageRow, Notice
 
 Mask = Bool[np.ndarray, "_ _"]
@@ -82,8 +83,8 @@ def assign(cohort: Cohort, found: Mapping[str, Detections]) -> Cells:
     table["det_score"] = np.concatenate(
         [np.asarray(c.scores, dtype=float) for c in kept.values()] or [np.zeros(0)]
     )
-    masks = [mask for cells in kept.values() for mask in cells.masks or (None,) * len(cells.boxes)]
-    return _assemble(cohort, table, masks)[0]
+    parts = [Masks.of(cells.masks or (None,) * len(cells.boxes)) for cells in kept.values()]
+    return _assemble(cohort, table, Masks(chain.from_iterable(part.texts for part in parts)))[0]
 
 
 def whole_image_cells(cohort: Cohort) -> Cells:
@@ -214,11 +215,11 @@ def _clipped(table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> pd.Da
     return table.assign(**dict(zip(BOX, boxes.T, strict=True)))
 
 
-def _masks(given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> list[Mask | None]:
-    return [
+def _masks(given: GivenCells, table: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> Masks:
+    return Masks.of(
         _mask(given.shapes[row], sizes[image], box) if row in given.shapes else None
         for row, image, box in zip(table.index, table["image"], table[BOX].to_numpy(), strict=True)
-    ]
+    )
 
 
 def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:
@@ -236,9 +237,7 @@ def _mask(shape: Any, size: tuple[int, int], box: np.ndarray) -> Mask:
 # Cells to samples
 
 
-def _assemble(
-    cohort: Cohort, table: pd.DataFrame, masks: Sequence[Mask | None]
-) -> tuple[Cells, pd.DataFrame]:
+def _assemble(cohort: Cohort, table: pd.DataFrame, masks: Masks) -> tuple[Cells, pd.DataFrame]:
     """The cells in the order of the cohort, and the rows of `table` that no region holds."""
     table = table.assign(index=np.arange(len(table))).reset_index(drop=True)
     rows = _cohort_rows(cohort)
@@ -253,7 +252,7 @@ def _assemble(
         images=tuple(cells["image"]),
         boxes=cells[BOX].to_numpy(dtype=float),
         scores=cells["det_score"].to_numpy(dtype=float),
-        masks=tuple(masks[k] if k >= 0 else None for k in cells["index"]),
+        masks=Masks(masks.texts[k] if k >= 0 else "" for k in cells["index"]),
         cell_labels=tuple(label or None for label in cells["cell_label"]),
     ), lost
 

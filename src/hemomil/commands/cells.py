@@ -5,7 +5,7 @@ Detection is kept image by image under `.work/`, so that a killed run goes on wh
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from hemomil.commands.settings import THRESHOLD, Settings
 from hemomil.commands.source import Source
 from hemomil.errors import SettingsError
 from hemomil.files import write_json, written_whole
+from hemomil.segmentation import Masks
 from hemomil.stats import Resampled, estimate, estimate_dict, patient_draws
 from hemomil.types import Cells, Cohort, Detections, Notice
 
@@ -53,7 +54,7 @@ def detect_all(
     """Cells of every image; what an earlier, killed run had found is not looked for again."""
     found = {}
     for k, (image, path) in enumerate(talk.track(paths.items(), "finding cells", len(paths))):
-        kept = work / "detections" / f"{k:06d}.npz"
+        kept = work / "found" / f"{k:06d}.npz"
         if not kept.exists():
             _keep(kept, detector.detect(read_image(path)))
         found[image] = _kept(kept)
@@ -61,13 +62,12 @@ def detect_all(
 
 
 def _keep(path: Path, found: Detections) -> None:
-    bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in found.masks or ())])
     with written_whole(path) as part:
         np.savez_compressed(
             part,
             boxes=found.boxes,
             scores=found.scores,
-            bits=np.packbits(bits),
+            masks=np.array(Masks.of(found.masks or ()).texts, dtype=str),
             masked=found.masks is not None,
             diameter=np.nan if found.diameter is None else found.diameter,
         )
@@ -75,20 +75,14 @@ def _keep(path: Path, found: Detections) -> None:
 
 def _kept(path: Path) -> Detections:
     with np.load(path) as arrays:
-        boxes, scores = arrays["boxes"], arrays["scores"]
-        masks = tuple(_unpack(arrays["bits"], boxes)) if arrays["masked"] else None
+        masks: Any = Masks(arrays["masks"].tolist()) if arrays["masked"] else None
         diameter = float(arrays["diameter"])
-    return Detections(
-        boxes=boxes, scores=scores, masks=masks, diameter=None if np.isnan(diameter) else diameter
-    )
-
-
-def _unpack(packed: np.ndarray, boxes: Float[np.ndarray, "N 4"]) -> Iterator[Bool[np.ndarray, "_ _"]]:
-    shapes = (np.ceil(boxes[:, 2:]) - np.floor(boxes[:, :2])).astype(int)[:, ::-1]
-    ends = np.cumsum(shapes.prod(axis=1))
-    bits = np.unpackbits(packed).astype(bool)
-    for end, (height, width) in zip(ends, shapes, strict=True):
-        yield bits[end - height * width : end].reshape(height, width)
+        return Detections(
+            boxes=arrays["boxes"],
+            scores=arrays["scores"],
+            masks=masks,
+            diameter=None if np.isnan(diameter) else diameter,
+        )
 
 
 def prepare(source: Source, run: RunFolder, talk: Talk, *, jobs: int) -> Path:
@@ -225,7 +219,7 @@ def _rows_by_image(cells: Cells, wanted: Bool[np.ndarray, "N"]) -> dict[str, np.
 
 def _part(cells: Cells, at: np.ndarray) -> Detections:
     """Boxes and masks of some cells, which is all that measuring needs; masks only if all have one."""
-    masks = tuple(mask for i in at if (mask := cells.masks[i]) is not None)
+    masks = tuple(mask for i in at.tolist() if (mask := cells.masks[i]) is not None)
     return Detections(
         boxes=cells.boxes[at], scores=cells.scores[at], masks=masks if len(masks) == len(at) else None
     )

@@ -20,6 +20,7 @@ from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.source import Source
 from hemomil.errors import FeaturesError
 from hemomil.files import written_whole
+from hemomil.segmentation import mask_of
 from hemomil.types import Region, Sample
 
 COLOURS = ("red", "green", "blue")
@@ -165,8 +166,6 @@ def covered(shape: tuple[int, ...], cells: pd.DataFrame | None) -> Bool[np.ndarr
 
 def _outlines(cells: pd.DataFrame) -> Iterator[tuple[int, int, Bool[np.ndarray, "_ _"]]]:
     """Corner and mask of each cell; a box is a mask that is full."""
-    from hemomil.describe import mask_of
-
     boxes = cells[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
     low, high = np.floor(boxes[:, :2]).astype(int), np.ceil(boxes[:, 2:]).astype(int)
     for (x0, y0), (x1, y1), rle in zip(low.tolist(), high.tolist(), cells["mask_rle"], strict=True):

@@ -26,6 +26,7 @@ from hemomil.export import (
 )
 from hemomil.files import write_text, written_whole
 from hemomil.report.tables import RunTables, read_run
+from hemomil.segmentation import mask_of
 from hemomil.streams import stream
 from hemomil.types import Bag
 
@@ -226,8 +227,6 @@ def _by_image(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _masks(cells: pd.DataFrame) -> list[Any]:
-    from hemomil.describe import mask_of
-
     return [mask_of(runs) for runs in cells["mask_rle"]]
 
 

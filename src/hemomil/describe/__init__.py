@@ -1,7 +1,7 @@
 """What each cell is like, in numbers: shape, crops, RoI maps, vectors brought along."""
 
 from hemomil.describe.crops import crops
-from hemomil.describe.reading import feature_names, fingerprint, mask_of, read_bags, read_obs
+from hemomil.describe.reading import feature_names, fingerprint, read_bags, read_obs
 from hemomil.describe.settings import DescribeSettings, Kind
 from hemomil.describe.shape import SHAPE_GROUPS, SHAPE_NAMES, SHAPE_VERSION, measure
 from hemomil.describe.store import StoreWriter
@@ -16,7 +16,6 @@ __all__ = [
     "crops",
     "feature_names",
     "fingerprint",
-    "mask_of",
     "measure",
     "read_bags",
     "read_obs",

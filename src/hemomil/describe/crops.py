@@ -1,5 +1,7 @@
 """Pictures of single cells: square, centred, padded rather than stretched, turned if asked."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -15,7 +17,7 @@ def crops(
     *,
     context: float = 1.0,
     align: bool = False,
-    masks: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None,
+    masks: Sequence[Bool[np.ndarray, "_ _"] | None] | None = None,
 ) -> UInt8[np.ndarray, "N S S 3"]:
     """Square crops of `size` pixels, each centred at its box.
 

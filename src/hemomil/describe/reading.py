@@ -14,11 +14,10 @@ import anndata
 import numpy as np
 import pandas as pd
 import zarr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from hemomil.describe.store import check_finite, map_bytes, map_file, map_index
 from hemomil.errors import FeaturesError
-from hemomil.segmentation import decode
 from hemomil.types import Bag
 
 BLOCK = 4096
@@ -98,14 +97,6 @@ def fingerprint(path: Path, features: Sequence[str]) -> dict[str, Any]:
         "versions": {kind: versions[kind] for kind in features},
         "names": list(feature_names(path, features)),
     }
-
-
-def mask_of(rle: str) -> Bool[np.ndarray, "_ _"] | None:
-    """The mask of a `mask_rle` cell of obs, cut to its box; None where it is empty."""
-    if not rle:
-        return None
-    height, width, counts = rle.split(" ", 2)
-    return decode({"size": [int(height), int(width)], "counts": counts.encode("ascii")})
 
 
 def _open(path: Path) -> Any:

@@ -4,6 +4,7 @@ Axes: N cells, G = GRID crop pixels a side, H W image pixels.
 Light is measured as optical density, ln(background / intensity): 0 on the empty slide.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ def density(
 def view(
     image: UInt8[np.ndarray, "H W 3"],
     boxes: Float[np.ndarray, "N 4"],
-    masks: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None,
+    masks: Sequence[Bool[np.ndarray, "_ _"] | None] | None,
 ) -> Views:
     """Every cell on the common grid: by its mask where it has one, else by segmenting its box."""
     slide = slide_of(image)

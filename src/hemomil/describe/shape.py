@@ -3,6 +3,8 @@
 Axes: N cells, F = len(SHAPE_NAMES) features, H W image pixels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
@@ -47,7 +49,7 @@ SHAPE_GROUPS = {
 def measure(
     image: UInt8[np.ndarray, "H W 3"],
     boxes: Float[np.ndarray, "N 4"],
-    masks: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None,
+    masks: Sequence[Bool[np.ndarray, "_ _"] | None] | None = None,
 ) -> Float32[np.ndarray, "N F"]:
     """The shape features of each cell; every value is finite, whatever the image.
 

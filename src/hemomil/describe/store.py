@@ -33,7 +33,7 @@ from zarr.codecs import BytesCodec, ShardingCodec
 from hemomil.describe.settings import Kind
 from hemomil.describe.shape import SHAPE_NAMES, SHAPE_VERSION
 from hemomil.errors import FeaturesError, RunFolderError
-from hemomil.segmentation import encode
+from hemomil.segmentation import Masks
 from hemomil.types import Cells, Cohort
 
 DTYPES: Mapping[Kind, str] = {"shape": "float32", "crop": "uint8", "roi": "float16", "embedding": "float32"}
@@ -209,7 +209,7 @@ def obs_of(cells: Cells, cohort: Cohort) -> pd.DataFrame:
     columns |= {name: boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
     columns["det_score"] = np.asarray(cells.scores, np.float64)
     columns["area"] = _areas(cells)
-    columns["mask_rle"] = [rle_of(mask) for mask in cells.masks]
+    columns["mask_rle"] = list(Masks.of(cells.masks).texts)
     return pd.DataFrame(columns, index=pd.Index(cells.cell_ids, name="cell_id", dtype=object))
 
 
@@ -222,14 +222,6 @@ def _areas(cells: Cells) -> np.ndarray:
         if mask is not None:
             area[i] = mask.sum()
     return area
-
-
-def rle_of(mask: Bool[np.ndarray, "_ _"] | None) -> str:
-    """`height width counts` with COCO's compressed run lengths; empty for no mask."""
-    if mask is None or mask.size == 0:
-        return ""
-    runs = encode(mask)
-    return f"{mask.shape[0]} {mask.shape[1]} {runs['counts'].decode('ascii')}"
 
 
 def _about(
