@@ -1,6 +1,8 @@
 """What tests share: where the real images lie, if they do, and single-threaded torch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,28 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     simulate(folder, settings)
     return folder
+
+
+@contextmanager
+def pages_left_out() -> Iterator[None]:
+    """`study`, `train` and `predict` that draw no figures and no page."""
+    from hemomil.commands import cross_validation, training
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (cross_validation, training):
+            patched.setattr(module, "write_page", lambda run: None)
+        yield
+
+
+@pytest.fixture
+def no_page() -> Iterator[None]:
+    """For a test that looks at other files: a page takes seconds, and has tests of its own."""
+    with pages_left_out():
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pages() -> Iterator[None]:
+    """The same for a whole module."""
+    with pages_left_out():
+        yield

@@ -115,6 +115,7 @@ def test_every_sample_has_a_deletion_curve_of_the_class_called(finished):
         assert gain > 0
 
 
+@pytest.mark.usefixtures("no_page")
 def test_numbers_of_one_site_are_of_its_patients_while_the_tables_have_all(cohort, tmp_path):
     manifest = pd.read_csv(cohort / "manifest.csv", dtype=str)
     site = manifest["site"].iloc[0]
@@ -152,6 +153,7 @@ def test_the_store_opens_as_anndata(finished):
     )
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(finished, cohort, tmp_path):
     commands.study(
         cohort / "manifest.csv", tmp_path / "run", settings=quick(), cells=cohort / "cells.csv", jobs=2
@@ -290,6 +292,7 @@ def test_a_sample_without_cells_is_counted_and_named(cohort, tmp_path):
     assert lost in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_page")
 def test_an_unreadable_image_stops_the_run_unless_it_is_to_be_skipped(cohort, tmp_path):
     broken = _copy(cohort, tmp_path / "cohort")
     manifest = pd.read_csv(broken / "manifest.csv", dtype=str)
@@ -361,6 +364,7 @@ def test_flags_win_over_assignments_and_these_over_the_file(tmp_path):
     assert (settings.seed, settings.study.folds, settings.study.runs) == (2, 4, 7)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_brought_features_are_studied_without_images(tmp_path):
     rng = np.random.default_rng(0)
     obs = [
@@ -381,6 +385,7 @@ def test_brought_features_are_studied_without_images(tmp_path):
     assert metrics["instances"]["mean"]["anomaly"]["auroc"]["value"] > 0.9
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_detector_and_its_explanations_are_scored_by_the_truth(cohort, tmp_path):
     run = tmp_path / "run"
     # small images: half of the cells lie at the border, and left out of bags they count as lost
@@ -428,6 +433,7 @@ def test_shuffled_labels_learn_nothing(cohort, tmp_path):
     assert area["low"] < 0.5
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp_path):
     flags = {"preset": "paper", "method": "anomaly+att+sic", "mil.epochs": 1, "describe.kinds": ["roi"]}
     settings = commands.resolve_settings(flags=flags)
@@ -440,6 +446,7 @@ def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_roi_maps_are_kept_on_request_though_no_method_reads_them(cohort, tmp_path):
     settings = quick(**{"describe.kinds": ["shape", "roi"]})
     commands.train(
@@ -448,6 +455,7 @@ def test_roi_maps_are_kept_on_request_though_no_method_reads_them(cohort, tmp_pa
     assert set(read_zarr(tmp_path / "run" / "cells.zarr").obsm) == {"shape", "roi"}
 
 
+@pytest.mark.usefixtures("no_page")
 def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(cohort, tmp_path):
     commands.detect(cohort / "manifest.csv", tmp_path / "cells", settings=quick())
     table = pd.read_csv(tmp_path / "cells" / "cells.csv")

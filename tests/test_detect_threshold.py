@@ -16,6 +16,8 @@ from hemomil.errors import SettingsError
 from hemomil.simulate import Camera, FieldSettings, Light, Stain, draw_field
 from hemomil.streams import stream
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 SPARSE = {"cells": 20, "touching": 0.0, "platelets": 0.0, "white_cells": 0.0, "artefacts": 0.0}
 
 

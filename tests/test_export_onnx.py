@@ -19,6 +19,8 @@ from hemomil.mil import METHODS, AnomalyMIL, MILSettings
 from hemomil.novelty.jury import Jury
 from hemomil.types import Bag
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 SIZES = (1, 2, 5, 33, 600)
 EXPORT = """
 import sys

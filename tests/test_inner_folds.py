@@ -13,6 +13,8 @@ from hemomil.novelty.sets import ALPHA
 from mil_cohorts import make_bag, make_cohort
 from test_protocol import brought, cohort, quick
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 def settings(**flags):
     return commands.resolve_settings(flags={"mil.epochs": 3, "mil.members": 2, "mil.embedding": 4, **flags})
@@ -69,7 +71,7 @@ def test_what_is_learned_of_a_sample_comes_from_models_without_its_patient(monke
 
 def test_train_writes_sets_and_predict_repeats_them(tmp_path):
     file = brought(tmp_path, cohort())
-    commands.train(file, tmp_path / "model", settings=quick(), jobs=1)
+    commands.train(file, tmp_path / "model", settings=quick(**{"mil.epochs": 5}), jobs=1)
     commands.predict(file, tmp_path / "out", model=tmp_path / "model", jobs=1)
     first, again = (pd.read_csv(tmp_path / name / "samples.csv") for name in ("model", "out"))
     assert first["conformal_set"].notna().any()
@@ -86,9 +88,10 @@ def test_train_writes_sets_and_predict_repeats_them(tmp_path):
 
 def test_a_study_has_sets_only_where_asked(tmp_path):
     file = brought(tmp_path, cohort())
-    commands.study(file, tmp_path / "plain", settings=quick(), jobs=1)
+    few = {"mil.epochs": 3}
+    commands.study(file, tmp_path / "plain", settings=quick(**few), jobs=1)
     assert "conformal_set" not in pd.read_csv(tmp_path / "plain" / "samples.csv")
-    commands.study(file, tmp_path / "sure", settings=quick(inner_folds=2), jobs=1)
+    commands.study(file, tmp_path / "sure", settings=quick(inner_folds=2, **few), jobs=1)
     assert "conformal_set" in pd.read_csv(tmp_path / "sure" / "samples.csv")
 
 

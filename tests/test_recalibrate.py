@@ -10,10 +10,11 @@ from anndata import AnnData, concat, read_h5ad
 
 from hemomil import commands
 from hemomil.commands import recalibration as module
-from hemomil.commands import training
 from hemomil.commands.drift import drift_text
 from hemomil.commands.recalibration import recalibrate
 from hemomil.errors import FeaturesError, ManifestError, RunFolderError, SettingsError
+
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 FEATURES = ("size", "pallor", "red", "blue", "rim", "edge")
 STAIN = {"red": 4.0, "blue": -2.0}
@@ -50,14 +51,6 @@ def quick(**flags):
             **flags,
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pages():
-    """Pages of `train` and `predict` are looked at elsewhere, and take longer than all else here."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training, "write_page", lambda run: None)
-        yield
 
 
 def learned(folder, **flags):
