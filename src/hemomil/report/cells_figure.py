@@ -233,7 +233,7 @@ def _key(figure: Figure, panel: Axes, scale: Scale, part: int, parts: int) -> No
 
 def _score_title(scale: Scale) -> str:
     return {
-        "anomaly": "anomaly (distance to healthy cells)",
+        "anomaly": "anomaly (how unlike healthy cells)",
         "attention_ratio": "attention (× average cell)",
         "contribution": "contribution to the class called (log-odds)",
     }[scale.key]

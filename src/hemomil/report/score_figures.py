@@ -60,7 +60,7 @@ def _axis(key: str, values: "pd.Series[float]") -> ScoreAxis:
     known = values[np.isfinite(values)]
     low, high = (float(value) for value in known.quantile([0.002, 0.998]))
     if key == "anomaly":
-        title, low = "anomaly: distance to healthy cells", min(0.0, low)
+        title, low = "anomaly: how unlike healthy cells", min(0.0, low)
     elif key == "contribution":
         high = float(known.abs().quantile(0.99))
         low = -high
