@@ -16,7 +16,7 @@ FEATURES = 80
 CONTROLS, CELLS = 40, 2_500
 """Control donors, and cells of each: 100,000 in all."""
 SAMPLES = (30, 500, 5_000)
-"""Cells of a sample: as in nih_malaria, as in the paper, and of a scanner."""
+"""Cells of a sample: as in nih_malaria, twice as many as in the paper, and of a scanner."""
 JUDGED = 15_000
 """Cells judged in a round, in samples of each size."""
 

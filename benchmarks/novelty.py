@@ -266,10 +266,8 @@ def table(work, seed, sets, rows):
 
 def flags(work, seed, sets):
     """Cells of healthy test donors that `default`'s jury flags; ± is one standard error over donors."""
-    print(
-        "\n| set | donors | flagged at 1 % | at 5 % | abnormal | undecided | samples with p ≤ .05 |\n|"
-        + "---|" * 7
-    )
+    columns = ("set", "donors", "flagged at 1 %", "at 5 %", "abnormal", "undecided", "samples with p ≤ .05")
+    print("\n" + heading(columns))
     for of_set in sets:
         jobs = [job for job in jobs_of(work, of_set, seed, "default") if job.left_out is None]
         rows = [row for job in jobs for row in flagged(work, of_set, seed, job)]

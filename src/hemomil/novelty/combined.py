@@ -69,6 +69,7 @@ class Combined:
     ) -> "Combined":
         """Fit the three; their scales come from donors left out in turn. `background`: cells, or fitted."""
         everyone = background if isinstance(background, Gaussian) else Gaussian.fit(background)
+        relative = RelativeGaussian(healthy=Gaussian.fit(cells), background=everyone)
 
         def distance(some: np.ndarray, _: Sequence[str]) -> Gaussian:
             return Gaussian.fit(some)
@@ -76,17 +77,15 @@ class Combined:
         def forest(some: np.ndarray, owners: Sequence[str]) -> Forest:
             return Forest.fit(some, owners, seed=seed)
 
-        def relative(some: np.ndarray, _: Sequence[str]) -> RelativeGaussian:
-            return RelativeGaussian(healthy=Gaussian.fit(some), background=everyone)
-
-        held = [scores_without_donor(fit, cells, donors, seed=seed) for fit in (distance, forest, relative)]
-        scales = [Surprise.fit(scores) for scores in held]
+        distances, depths = (
+            scores_without_donor(fit, cells, donors, seed=seed) for fit in (distance, forest)
+        )
         return cls(
             forest=forest(cells, donors),
-            relative=relative(cells, donors),
-            of_distance=scales[0],
-            of_forest=scales[1],
-            of_relative=scales[2],
+            relative=relative,
+            of_distance=Surprise.fit(distances),
+            of_forest=Surprise.fit(depths),
+            of_relative=Surprise.fit(relative.of(cells, distances)),
         )
 
     def score_samples(self, cells: Float[np.ndarray, "N F"]) -> Float64[np.ndarray, "N"]:
