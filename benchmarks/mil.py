@@ -45,6 +45,8 @@ class PlainPaper:
 
     def __init__(self, network, reference, settings=PAPER):
         self.network = deepcopy(network)
+        for weight in self.network.parameters():  # those of ours lie in memory as its products need them
+            weight.data = weight.data.contiguous()
         self.mean = reference.mean.numpy()
         factor = reference.cholesky.numpy()
         self.precision = np.linalg.inv(factor @ factor.T)

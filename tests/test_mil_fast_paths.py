@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from hemomil.mil import AnomalyMIL, MILSettings, train
+from hemomil.mil import encoder as encoder_module
 from hemomil.mil.core import in_chunks
 from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.reference import Moments, StreamedMoments
@@ -45,7 +46,9 @@ def weights_after_an_epoch(**changes):
     return torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()])
 
 
-def test_the_encoder_s_matrix_products_are_its_convolutions():
+@pytest.mark.parametrize("piece", [2, 5, 80])
+def test_the_encoder_s_matrix_products_are_its_convolutions(piece, monkeypatch):
+    monkeypatch.setattr(encoder_module, "PIECE", piece)
     encoder = RoiEncoder()
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
     gradients = []
@@ -56,6 +59,44 @@ def test_the_encoder_s_matrix_products_are_its_convolutions():
         gradients.append([z.detach(), *(weight.grad.clone() for weight in encoder.parameters())])
     for plain, fast in zip(*gradients, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_maps_of_any_precision_are_read_as_numbers_in_single_precision(dtype):
+    encoder = RoiEncoder()
+    maps = torch.randn(3, 256, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        expected = layer_by_layer(encoder, maps.float())
+        torch.testing.assert_close(encoder(maps), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encoder(RoiEncoder.patches(maps)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_of_a_map_moves_its_embedding_can_be_asked():
+    encoder = RoiEncoder()
+    maps = torch.randn(2, 256, 14, 14, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (found,) = torch.autograd.grad(encoder(maps).sum(), maps)
+    (expected,) = torch.autograd.grad(layer_by_layer(encoder, maps).sum(), maps)
+    torch.testing.assert_close(found, expected)
+    assert found.abs().sum() > 0
+
+
+def test_weights_that_lie_in_another_order_learn_as_adam_teaches_them():
+    trainer, plain = make_trainer(), RoiEncoder()
+    plain.load_state_dict(trainer.network.encoder.state_dict())
+    for weight in plain.parameters():
+        weight.data = weight.data.contiguous()
+    assert plain[0].weight.is_contiguous()
+    assert not trainer.network.encoder[0].weight.is_contiguous()
+    maps = torch.randn(4, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    settings = trainer.settings
+    adam = torch.optim.Adam(plain.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    for _ in range(3):
+        for encoder, optimiser in ((trainer.network.encoder, trainer.optimiser), (plain, adam)):
+            optimiser.zero_grad()
+            encoder(maps).square().sum().backward()
+            optimiser.step()
+    for ours, theirs in zip(trainer.network.encoder.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_no_cells_give_no_embeddings():

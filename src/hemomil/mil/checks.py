@@ -7,6 +7,8 @@ import numpy as np
 from hemomil.errors import FeaturesError, ModelError, SettingsError
 from hemomil.types import Bag
 
+HALF_SIGN, HALF_INFINITY = np.array([-0.0, np.inf], np.float16).view(np.uint16)
+
 
 def check_bags(bags: Sequence[Bag], feature_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The shape of a cell's features. Raises FeaturesError where bags are empty, unlike or not finite."""
@@ -33,13 +35,20 @@ def _check_bag(bag: Bag, expected: tuple[int, ...], whose: str) -> None:
             f"{whose} have shape {_shape(expected)}",
             hint="describe all samples with the same --features as the model's",
         )
-    finite = np.isfinite(bag.features).reshape(len(bag), -1).all(axis=1)
-    if not finite.all():
+    if not _all_finite(bag.features):
+        finite = np.isfinite(bag.features).reshape(len(bag), -1).all(axis=1)
         cell = bag.cell_ids[int(np.argmin(finite))]
         raise FeaturesError(
             f"sample {bag.sample!r}: {int((~finite).sum())} cells have features not finite, first {cell!r}",
             hint="leave these cells out, or give the missing features a value",
         )
+
+
+def _all_finite(features: np.ndarray) -> bool:
+    """Whether there is no NaN or infinity; half precision is read as bits, as numpy converts each number."""
+    if features.dtype == np.float16 and features.size:
+        return bool((features.view(np.uint16) & ~HALF_SIGN).max() < HALF_INFINITY)
+    return bool(np.isfinite(features).all())
 
 
 def _shape(shape: tuple[int, ...]) -> str:

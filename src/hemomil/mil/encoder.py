@@ -3,6 +3,7 @@
 Axes: N cells, F features, H embedding. RoI maps are N 256 14 14, their patches N 49 1024.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,14 +36,16 @@ WINDOWS = (
 PATCH_ORDER = [
     7 * (2 * row + k // 2 - 1) + 2 * column + k % 2 - 1
     for windows in WINDOWS
-    for row, column in windows.at
     for k in windows.seen
+    for row, column in windows.at
 ]
-"""The 7 x 7 patches of a map, those of a window together."""
-PIXEL_ORDER = [
-    14 * (2 * (patch // 7) + k // 2) + 2 * (patch % 7) + k % 2 for patch in PATCH_ORDER for k in range(4)
-]
-"""The 14 x 14 pixels of a map, those of a patch together."""
+"""The 7 x 7 patches of a map: those that are multiplied by the same of the second kernel are neighbours."""
+PAIR_ORDER = [7 * (2 * (patch // 7) + row) + patch % 7 for patch in PATCH_ORDER for row in (0, 1)]
+"""The 14 x 7 pairs of neighbouring pixels of a map, both rows of a patch together."""
+FIRST_ORDER, LATER_ORDER = (0, 2, 1, 3), (0, 2, 3, 1)
+"""The axes of a kernel (output, input, row, column), as products need them: so they lie in memory."""
+AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
+"""What moves a pair of numbers of so many bytes as one."""
 POOL_ORDER = [
     [at for windows in WINDOWS for at in windows.at].index((2 * row + k // 2, 2 * column + k % 2))
     for row in (0, 1)
@@ -50,6 +53,9 @@ POOL_ORDER = [
     for k in range(4)
 ]
 """The windows above, those that are pooled together."""
+PIECE = 80
+"""Maps read at a time, at most: in single precision they then fit into memory that is at hand. Of 200 maps at
+once, a sixth of the time went into new memory, page by page."""
 
 
 class RoiEncoder(nn.Sequential):
@@ -57,7 +63,7 @@ class RoiEncoder(nn.Sequential):
 
     The layers hold the weights. Since no two windows of any of them overlap, they are computed as matrix
     products of patches, and what the first two make of padding alone is computed once, not for every cell:
-    the same numbers but for rounding.
+    the same numbers but for rounding. Exported, or asked for the gradient of maps, they go layer by layer.
     """
 
     def __init__(self, embedding: int = 500) -> None:
@@ -73,55 +79,74 @@ class RoiEncoder(nn.Sequential):
             nn.Linear(650, embedding),
             nn.ReLU(),
         )
+        for name, order in (("0", FIRST_ORDER), ("2", LATER_ORDER), ("5", LATER_ORDER)):
+            kernel = self.get_submodule(name).weight
+            kernel.data = kernel.data.permute(order).contiguous().permute([order.index(k) for k in range(4)])
 
     @staticmethod
     def patches(maps: Shaped[Tensor, "N 256 14 14"]) -> Shaped[Tensor, "N 49 1024"]:
         """The maps cut into the 7 x 7 windows of the first convolution that see more than padding.
 
-        Laying a map out takes some hundredths of a training step: worth doing once, before training.
+        Of the 1024 numbers of a window those of its upper row come first, channel by channel. Laying maps out
+        takes some hundredths of a training step: worth doing once, before training.
         """
-        return maps.flatten(2).transpose(1, 2)[:, PIXEL_ORDER].reshape(len(maps), 49, 1024)
+        pairs = maps.contiguous().view(AS_ONE[maps.element_size()]).flatten(2).transpose(1, 2)
+        return pairs[:, PAIR_ORDER].view(maps.dtype).reshape(len(maps), 49, 1024)
 
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """Embeddings of RoI maps, or of their `patches`."""
-        patches = (self.patches(cells) if cells.dim() == 4 else cells).to(torch.float32)
-        n, of = len(patches), dict(self.named_parameters())
+        if torch.compiler.is_exporting() or cells.requires_grad:
+            layer_by_layer: Tensor = super().forward(cells.to(torch.float32))
+            return layer_by_layer
+        of = dict(self.named_parameters())
         missing = WIDE - len(of["0.bias"])
+        kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1), (0, 0, 0, missing))
         bias = pad(of["0.bias"], (0, missing))
-        seen = relu(linear(patches, pad(_rows(of["0.weight"]), (0, 0, 0, missing)), bias))
-        fewer = _second_layer(seen, relu(bias), _rows(of["2.weight"], WIDE), of["2.bias"])
-        pooled = fewer.reshape(n, 4, 4, fewer.shape[2]).amax(dim=2).flatten(1)
-        last = relu(linear(pooled, _rows(of["5.weight"]), of["5.bias"]))
+        second = pad(of["2.weight"].permute(LATER_ORDER), (0, missing)).flatten(1, 2).unbind(dim=1)
+        biases = _with_padding(of["2.bias"], second, relu(bias))
+        pieces: list[Tensor] = []
+        for piece in torch.tensor_split(cells, max(1, -(-len(cells) // PIECE))):
+            patches = (self.patches(piece) if piece.dim() == 4 else piece).transpose(0, 1)
+            in_single = patches.to(torch.float32, memory_format=torch.contiguous_format)
+            pieces.append(_second_layer(linear(in_single, kernel, bias).relu_(), second, biases))
+        pooled = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        last = relu(linear(pooled, of["5.weight"].permute(LATER_ORDER).flatten(1), of["5.bias"]))
         return relu(linear(last, of["8.weight"], of["8.bias"]))
 
 
-def _second_layer(
-    seen: Float[Tensor, "N 49 C"],
-    padding: Float[Tensor, "C"],
-    kernel: Float[Tensor, "D P"],
-    bias: Float[Tensor, "D"],
-) -> Float[Tensor, "N 16 D"]:
-    """The windows of the second convolution in `POOL_ORDER`.
+def _with_padding(
+    bias: Float[Tensor, "D"], kernel: Sequence[Float[Tensor, "D C"]], padding: Float[Tensor, "C"]
+) -> list[Float[Tensor, "D"]]:
+    """For each of `WINDOWS`, the bias and what the second convolution makes of the padding they see.
 
-    `seen` and `padding` are what the first one makes of the patches and of padding.
+    `kernel` is of each position, `padding` what the first convolution makes of padding.
     """
-    kernel_DKC = kernel.reshape(len(kernel), 4, -1)
-    of_position, of_padding_DK = kernel_DKC.unbind(dim=1), kernel_DKC @ padding
-    parts = torch.split(seen, [len(windows.at) * len(windows.seen) for windows in WINDOWS], dim=1)
+    of_position = [weight @ padding for weight in kernel]
+    return [
+        sum((of_position[k] for k in range(4) if k not in windows.seen), start=bias) for windows in WINDOWS
+    ]
+
+
+def _second_layer(
+    seen: Float[Tensor, "49 N C"],
+    kernel: Sequence[Float[Tensor, "D C"]],
+    biases: Sequence[Float[Tensor, "D"]],
+) -> Float[Tensor, "N 4*D"]:
+    """The second convolution, pooled: the 2 x 2 positions of the third one's window, row by row.
+
+    `seen` is what the first one makes of the patches.
+    """
+    n = seen.shape[1]
+    of_position = iter(torch.split(seen, [len(windows.at) for windows in WINDOWS for _ in windows.seen]))
     outputs: list[Tensor] = []
-    for windows, part in zip(WINDOWS, parts, strict=True):
-        blind = [k for k in range(4) if k not in windows.seen]
-        weight = torch.cat([of_position[k] for k in windows.seen], dim=1)
-        rows = part.reshape(-1, weight.shape[1])
-        values = linear(rows, weight, bias + of_padding_DK[:, blind].sum(dim=1))
-        outputs += values.reshape(len(seen), len(windows.at), len(kernel)).unbind(dim=1)
-    return relu(torch.stack([outputs[window] for window in POOL_ORDER], dim=1))
-
-
-def _rows(weight: Float[Tensor, "O I 2 2"], inputs: int | None = None) -> Float[Tensor, "O P"]:
-    """A 2 x 2 kernel as a matrix for patches with channels last, its input channels filled up with zeros."""
-    kernel = weight.permute(0, 2, 3, 1)
-    return pad(kernel, (0, (inputs or weight.shape[1]) - weight.shape[1])).flatten(1)
+    for windows, bias in zip(WINDOWS, biases, strict=True):
+        first, *others = windows.seen
+        values = linear(next(of_position).flatten(0, 1), kernel[first], bias)
+        for k in others:
+            values.addmm_(next(of_position).flatten(0, 1), kernel[k].T.to(values.dtype))
+        outputs += values.reshape(len(windows.at), n, len(bias)).unbind()
+    together = torch.stack([outputs[window] for window in POOL_ORDER]).reshape(4, 4, n, len(biases[0]))
+    return relu(together.amax(dim=1).transpose(0, 1).flatten(1))
 
 
 class VectorEncoder(nn.Sequential):

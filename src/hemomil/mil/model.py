@@ -310,7 +310,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What was learned as arrays, the rest as JSON; `from_state` predicts the same to the last bit."""
-        tensors = {name: value.cpu().numpy() for name, value in self.core_.state_dict().items()}
+        tensors = {name: value.cpu().contiguous().numpy() for name, value in self.core_.state_dict().items()}
         scores, patients = self.control_scores_
         config = {
             "method": self.method,

@@ -130,7 +130,10 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            # drawn in the order of its axes, however it lies in memory
+            drawn = torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=generator)
+            with torch.no_grad():
+                layer.weight.copy_(drawn)
             if layer.bias is not None:
                 nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         if isinstance(layer, WeightedPooling) and layer.share_logits is not None:
