@@ -67,21 +67,24 @@ class RoiEncoder(nn.Sequential):
     """
 
     def __init__(self, embedding: int = 500) -> None:
+        first = nn.Conv2d(256, 301, kernel_size=2, stride=2, padding=2)
+        second = nn.Conv2d(301, 500, kernel_size=2, stride=2)
+        third = nn.Conv2d(500, 650, kernel_size=2, stride=2)
+        for layer, order in ((first, FIRST_ORDER), (second, LATER_ORDER), (third, LATER_ORDER)):
+            back = [order.index(axis) for axis in range(4)]
+            layer.weight.data = layer.weight.data.permute(order).contiguous().permute(back)
         super().__init__(
-            nn.Conv2d(256, 301, kernel_size=2, stride=2, padding=2),
+            first,
             nn.ReLU(),
-            nn.Conv2d(301, 500, kernel_size=2, stride=2),
+            second,
             nn.ReLU(),
             nn.MaxPool2d(2, stride=2),
-            nn.Conv2d(500, 650, kernel_size=2, stride=2),
+            third,
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(650, embedding),
             nn.ReLU(),
         )
-        for name, order in (("0", FIRST_ORDER), ("2", LATER_ORDER), ("5", LATER_ORDER)):
-            kernel = self.get_submodule(name).weight
-            kernel.data = kernel.data.permute(order).contiguous().permute([order.index(k) for k in range(4)])
 
     @staticmethod
     def patches(maps: Shaped[Tensor, "N 256 14 14"]) -> Shaped[Tensor, "N 49 1024"]:
@@ -96,7 +99,7 @@ class RoiEncoder(nn.Sequential):
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """Embeddings of RoI maps, or of their `patches`."""
         if torch.compiler.is_exporting() or cells.requires_grad:
-            layer_by_layer: Tensor = super().forward(cells.to(torch.float32))
+            layer_by_layer: Tensor = super().forward(cells.float())  # type: ignore[no-untyped-call]
             return layer_by_layer
         of = dict(self.named_parameters())
         missing = WIDE - len(of["0.bias"])
