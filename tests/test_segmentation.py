@@ -25,6 +25,7 @@ def test_masks_are_drawn_as_they_were_given(drawn):
     same(Masks.of(Masks.of(drawn)), drawn)
     same(Masks.of(drawn)[1:4], drawn[1:4])
     assert Masks.of(drawn)[-1].dtype == bool
+    assert Masks.of(drawn).areas() == [None if mask is None else int(mask.sum()) for mask in drawn]
 
 
 def test_a_mask_is_kept_in_a_twentieth_of_its_pixels(drawn):

@@ -47,10 +47,12 @@ def mask_text(mask: Bool[np.ndarray, "_ _"] | None) -> str:
 
 def mask_of(text: str) -> Bool[np.ndarray, "_ _"] | None:
     """The mask that `mask_text` wrote; None where it is empty."""
-    if not text:
-        return None
+    return decode(_lengths_of(text)) if text else None
+
+
+def _lengths_of(text: str) -> RunLengths:
     height, width, counts = text.split(" ", 2)
-    return decode({"size": [int(height), int(width)], "counts": counts.encode("ascii")})
+    return {"size": [int(height), int(width)], "counts": counts.encode("ascii")}
 
 
 class Masks(Sequence[Bool[np.ndarray, "_ _"] | None]):
@@ -78,3 +80,7 @@ class Masks(Sequence[Bool[np.ndarray, "_ _"] | None]):
     def __getitem__(self, row: slice) -> "Masks": ...
     def __getitem__(self, row: int | slice) -> "Bool[np.ndarray, '_ _'] | Masks | None":
         return Masks(self.texts[row]) if isinstance(row, slice) else mask_of(self.texts[row])
+
+    def areas(self) -> list[int | None]:
+        """Pixels of each mask, counted without drawing it."""
+        return [int(coco_mask.area(_lengths_of(text))) if text else None for text in self.texts]

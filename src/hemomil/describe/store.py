@@ -208,20 +208,11 @@ def obs_of(cells: Cells, cohort: Cohort) -> pd.DataFrame:
     }
     columns |= {name: boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
     columns["det_score"] = np.asarray(cells.scores, np.float64)
-    columns["area"] = _areas(cells)
-    columns["mask_rle"] = list(Masks.of(cells.masks).texts)
+    masks, sides = Masks.of(cells.masks), boxes[:, 2:] - boxes[:, :2]
+    areas = zip(masks.areas(), sides[:, 0] * sides[:, 1], strict=True)
+    columns["area"] = np.array([box if mask is None else mask for mask, box in areas], np.float64)
+    columns["mask_rle"] = list(masks.texts)
     return pd.DataFrame(columns, index=pd.Index(cells.cell_ids, name="cell_id", dtype=object))
-
-
-def _areas(cells: Cells) -> np.ndarray:
-    """Pixels of the mask, or of the box where there is none."""
-    boxes = np.asarray(cells.boxes, np.float64).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    area: np.ndarray = sides[:, 0] * sides[:, 1]
-    for i, mask in enumerate(cells.masks):
-        if mask is not None:
-            area[i] = mask.sum()
-    return area
 
 
 def _about(

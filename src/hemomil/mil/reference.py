@@ -168,12 +168,11 @@ def _mixture_moments(
 class CrossFitted:
     """References made without each group of control donors; the last one is made with all of them."""
 
-    choleskys: Float64[Tensor, "R H H"]
     whitenings: tuple[Whitening, ...]
 
     def to(self, device: torch.device) -> "CrossFitted":
         """The same on another device."""
-        return CrossFitted(self.choleskys.to(device), tuple(each.to(device) for each in self.whitenings))
+        return CrossFitted(tuple(each.to(device) for each in self.whitenings))
 
     def distance(self, cells: Float[Tensor, "N H"], without: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Distance of each cell to the reference without group `without`; -1: with all groups."""
@@ -203,9 +202,7 @@ def crossfitted_of(parts: list[Moments], settings: MILSettings) -> CrossFitted:
 
 
 def _crossfitted(fits: list[tuple[Float64[Tensor, "H"], Float64[Tensor, "H H"]]]) -> CrossFitted:
-    factors = [cholesky(covariance) for _, covariance in fits]
-    whitenings = [Whitening(mean, factor) for (mean, _), factor in zip(fits, factors, strict=True)]
-    return CrossFitted(torch.stack(factors), tuple(whitenings))
+    return CrossFitted(tuple(Whitening(mean, cholesky(covariance)) for mean, covariance in fits))
 
 
 def added(parts: list[Moments]) -> Moments:
