@@ -57,3 +57,20 @@ def no_pages() -> Iterator[None]:
     """The same for a whole module."""
     with pages_left_out():
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_fits() -> Iterator[None]:
+    """For a module that fits whole models again and again, and measures none: a tenth of the trees, and shapes
+    are not checked at each call. `test_commands.py` runs all commands with these checks.
+    """
+    import jaxtyping
+
+    from hemomil.novelty import forest
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forest, "TREES", 10)
+        checked = not jaxtyping.config.jaxtyping_disable
+        jaxtyping.config.update("jaxtyping_disable", True)
+        yield
+        jaxtyping.config.update("jaxtyping_disable", not checked)

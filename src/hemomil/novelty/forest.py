@@ -13,6 +13,7 @@ from sklearn.ensemble import IsolationForest
 
 from hemomil.novelty.neighbours import MEMORY, balanced_rows
 
+TREES = 100
 AT_ONCE = 25_000
 """Cells times trees that are followed at a time; bounds memory, stays in the cache."""
 LEAF = -1
@@ -38,9 +39,9 @@ class Forest:
 
     @classmethod
     def fit(cls, cells: Float[np.ndarray, "M F"], donors: Sequence[str], *, seed: int) -> "Forest":
-        """Fit 100 trees to as many cells of every donor."""
+        """Fit `TREES` to as many cells of every donor."""
         rows = balanced_rows(donors, MEMORY, seed=seed)
-        forest = IsolationForest(random_state=seed % 2**32).fit(cells[rows].astype(np.float32))
+        forest = IsolationForest(n_estimators=TREES, random_state=seed % 2**32).fit(cells[rows].astype(np.float32))
         trees = [tree.tree_ for tree in forest.estimators_]
         place, level = _places(
             _filled([tree.children_left for tree in trees], LEAF),
