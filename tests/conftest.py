@@ -61,8 +61,8 @@ def no_pages() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_fits() -> Iterator[None]:
-    """For a module that fits whole models again and again, and measures none: a tenth of the trees, and shapes
-    are not checked at each call. `test_commands.py` runs all commands with these checks.
+    """For a module that fits whole models again and again, and measures none: a tenth of the trees, and no
+    shapes checked at each call. `test_commands.py` runs the commands with these checks.
     """
     import jaxtyping
 

@@ -40,8 +40,8 @@ class Forest:
     @classmethod
     def fit(cls, cells: Float[np.ndarray, "M F"], donors: Sequence[str], *, seed: int) -> "Forest":
         """Fit `TREES` to as many cells of every donor."""
-        rows = balanced_rows(donors, MEMORY, seed=seed)
-        forest = IsolationForest(n_estimators=TREES, random_state=seed % 2**32).fit(cells[rows].astype(np.float32))
+        known = cells[balanced_rows(donors, MEMORY, seed=seed)].astype(np.float32)
+        forest = IsolationForest(n_estimators=TREES, random_state=seed % 2**32).fit(known)
         trees = [tree.tree_ for tree in forest.estimators_]
         place, level = _places(
             _filled([tree.children_left for tree in trees], LEAF),

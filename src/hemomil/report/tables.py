@@ -5,7 +5,7 @@ Axes: S samples, N cells, K classes.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,11 @@ ESTIMATE_COLUMNS = ("method", "score", "metric", "value", "low", "high", "n", "u
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTables:
-    """The tables of a run folder; `samples` and `cells` are of the shown method and run only."""
+class ShownSamples:
+    """Which method and run of a run folder is shown, and its samples."""
 
-    folder: Path
-    about: Mapping[str, Any]
-    """run.json"""
+    samples: pd.DataFrame
+    """S rows: samples.csv plus probability (the highest), reads, agreeing; blanks are ''."""
     method: str
     run: int | None
     """The run shown; None outside a study."""
@@ -47,8 +46,18 @@ class RunTables:
     runs: tuple[int, ...]
     classes: tuple[str, ...]
     control: str
-    samples: pd.DataFrame
-    """S rows: samples.csv plus probability (the highest), cells, strange, reads, agreeing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTables(ShownSamples):
+    """The tables of a run folder; `samples` and `cells` are of the shown method and run only.
+
+    `samples` has two more columns, of their cells: cells, strange.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    """run.json"""
     cells: pd.DataFrame
     """N rows: cells.parquet plus the sample's label and fold, and attention_ratio (1: its average cell)."""
     estimates: pd.DataFrame
@@ -71,21 +80,6 @@ class RunTables:
         return Path(name) if name else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownSamples:
-    """Which method and run of a run folder is shown, and its samples."""
-
-    samples: pd.DataFrame
-    """S rows: samples.csv plus probability (the highest), reads, agreeing; blanks are ''."""
-    method: str
-    run: int | None
-    """None outside a study."""
-    methods: tuple[str, ...]
-    runs: tuple[int, ...]
-    classes: tuple[str, ...]
-    control: str
-
-
 def read_run(folder: Path, method: str | None = None, about: Mapping[str, Any] | None = None) -> RunTables:
     """Read the run folder; `method` chooses what is shown in detail; `about` stands in for run.json.
 
@@ -95,16 +89,12 @@ def read_run(folder: Path, method: str | None = None, about: Mapping[str, Any] |
     shown = read_samples(folder, about, method)
     cells = _read_cells(folder / "cells.parquet", shown.method, shown.run, shown.samples)
     metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    of_samples = {field.name: getattr(shown, field.name) for field in fields(shown)}
+    of_samples["samples"] = _with_cells(shown.samples, cells)
     return RunTables(
+        **of_samples,
         folder=folder,
         about=about,
-        method=shown.method,
-        run=shown.run,
-        methods=shown.methods,
-        runs=shown.runs,
-        classes=shown.classes,
-        control=shown.control,
-        samples=_with_cells(shown.samples, cells),
         cells=cells,
         estimates=_estimates(metrics.get("methods") or {}),
         instances=_estimates(metrics.get("instances") or {}),
