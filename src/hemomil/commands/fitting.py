@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -100,55 +100,60 @@ def _jury(model: "AnomalyMIL", bags: Sequence[Bag], control: str, seed: int) -> 
     if not scorers:
         networks, scorers, group = (0,), [chief], np.zeros_like(group)
     controls = [row for row, bag in enumerate(bags) if bag.label == control]
-    held_out = np.concatenate(
-        [scorers[group[row]].score_samples(embedded[row][networks[group[row]]]) for row in controls]
+    trial = _Trial(
+        scores=np.concatenate(
+            [scorers[group[row]].score_samples(embedded[row][networks[group[row]]]) for row in controls]
+        ),
+        judges=np.repeat(group[controls], [len(bag) for bag in healthy]),
+        cells=[np.concatenate([embedded[row][network] for row in controls]) for network in networks],
+        samples=samples,
     )
-    judges = np.repeat(group[controls], [len(bag) for bag in healthy])
-    cells = [np.concatenate([embedded[row][network] for row in controls]) for network in networks]
-    return _seated(model, chief, scorers, networks, held_out, judges, cells, samples, seed)
+    return _seated(model, _Bench(chief, scorers, networks), trial, seed)
 
 
-def _seated(
-    model: "AnomalyMIL",
-    chief: Scorer,
-    scorers: Sequence[Scorer],
-    networks: Sequence[int],
-    held_out: np.ndarray,
-    judges: np.ndarray,
-    cells: Sequence[np.ndarray],
-    samples: Sequence[str],
-    seed: int,
-) -> Jury:
-    """The jury of these judges. `judges`: of each control cell, who does not know its donor; `held_out`: the
-    score by that judge, kept as the model's; `cells`: all of them, as each judge sees them.
-    """
+class _Bench(NamedTuple):
+    """Who judges: the chief, who knows all control donors, then those without a group of them each."""
+
+    chief: Scorer
+    scorers: Sequence[Scorer]
+    networks: Sequence[int]
+    """In whose embedding each of the scorers judges."""
+
+
+class _Trial(NamedTuple):
+    """The control cells, each judged by who does not know its donor."""
+
+    scores: np.ndarray
+    judges: np.ndarray
+    """Number of the scorer that judged."""
+    cells: Sequence[np.ndarray]
+    """All of them, as each scorer sees them."""
+    samples: Sequence[str]
+
+
+def _seated(model: "AnomalyMIL", bench: _Bench, trial: _Trial, seed: int) -> Jury:
+    """The jury of these judges, its error rates those of the trial, whose scores are kept as the model's."""
     _, patients = model.control_scores_
-    model.control_scores_ = (held_out, patients)
+    model.control_scores_ = (trial.scores, patients)
     return Jury.fit(
-        held_out,
+        trial.scores,
         patients,
-        samples,
-        judges,
-        chief=chief,
-        scorers=scorers,
-        networks=networks,
-        scales=_scales(scorers, cells, judges, patients, samples),
+        trial.samples,
+        trial.judges,
+        chief=bench.chief,
+        scorers=bench.scorers,
+        networks=bench.networks,
+        scales=_scales(bench.scorers, trial, patients),
         seed=seed,
     )
 
 
-def _scales(
-    scorers: Sequence[Scorer],
-    cells: Sequence[np.ndarray],
-    judges: np.ndarray,
-    patients: Sequence[str],
-    samples: Sequence[str],
-) -> list[SampleScale]:
+def _scales(scorers: Sequence[Scorer], trial: _Trial, patients: Sequence[str]) -> list[SampleScale]:
     """What each judge finds usual in samples of the control donors whom it knows: alone, it knows all."""
-    donors, bags = np.asarray(patients), np.asarray(samples)
+    donors, bags = np.asarray(patients), np.asarray(trial.samples)
     scales = []
-    for number, (scorer, seen) in enumerate(zip(scorers, cells, strict=True)):
-        known = judges != number if len(scorers) > 1 else judges == number
+    for number, (scorer, seen) in enumerate(zip(scorers, trial.cells, strict=True)):
+        known = trial.judges != number if len(scorers) > 1 else trial.judges == number
         scores = scorer.score_samples(seen[known])
         scales.append(SampleScale.fit(scores, donors[known].tolist(), bags[known].tolist()))
     return scales
@@ -195,7 +200,7 @@ def _site_jury(model: "AnomalyMIL", jury: Jury, controls: Sequence[Bag], seed: i
         networks.append(jury.networks[number])
         seen.append(cells)
         held_out[group == left] = scorer.score_samples(cells[group == left])
-    return _seated(model, chief, scorers, networks, held_out, group, seen, samples, seed)
+    return _seated(model, _Bench(chief, scorers, networks), _Trial(held_out, group, seen, samples), seed)
 
 
 def _scorer(
