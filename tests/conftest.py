@@ -60,17 +60,24 @@ def no_pages() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def quick_fits() -> Iterator[None]:
-    """For a module that fits whole models again and again, and measures none: a tenth of the trees, and no
-    shapes checked at each call. `test_commands.py` runs the commands with these checks.
-    """
-    import jaxtyping
-
+def few_trees() -> Iterator[None]:
+    """For a module in which nothing depends on how good a forest is: fitting its trees takes seconds."""
     from hemomil.novelty import forest
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(forest, "TREES", 10)
-        checked = not jaxtyping.config.jaxtyping_disable
-        jaxtyping.config.update("jaxtyping_disable", True)
         yield
-        jaxtyping.config.update("jaxtyping_disable", not checked)
+
+
+@pytest.fixture(scope="module")
+def quick_fits(few_trees: None) -> Iterator[None]:
+    """For a module that fits whole models again and again: few trees, and no shapes checked at each call.
+
+    `test_commands.py` runs the commands with these checks.
+    """
+    import jaxtyping
+
+    checked = not jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", not checked)
