@@ -60,20 +60,10 @@ def no_pages() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def few_trees() -> Iterator[None]:
-    """For a module in which nothing depends on how good a forest is: fitting its trees takes seconds."""
-    from hemomil.novelty import forest
+def unchecked_shapes() -> Iterator[None]:
+    """For a module that fits whole models again and again: shapes and types are not checked at each call.
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(forest, "TREES", 10)
-        yield
-
-
-@pytest.fixture(scope="module")
-def quick_fits(few_trees: None) -> Iterator[None]:
-    """For a module that fits whole models again and again: few trees, and no shapes checked at each call.
-
-    `test_commands.py` runs the commands with these checks.
+    `test_commands.py` runs the commands with these checks, and tests of what they call have them.
     """
     import jaxtyping
 

@@ -18,7 +18,7 @@ from hemomil.describe import read_obs
 from hemomil.errors import ImageError, RunFolderError, SettingsError
 from hemomil.segmentation import mask_of
 
-pytestmark = pytest.mark.usefixtures("no_pages", "quick_fits")
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 QUICK = {
     "study.methods": ("att", "mean"),

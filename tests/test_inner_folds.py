@@ -13,7 +13,7 @@ from hemomil.novelty.sets import ALPHA
 from mil_cohorts import make_bag, make_cohort
 from test_protocol import brought, cohort, quick
 
-pytestmark = pytest.mark.usefixtures("no_pages", "quick_fits")
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 
 def settings(**flags):

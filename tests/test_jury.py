@@ -27,8 +27,6 @@ from hemomil.novelty.scorers import fit_scorer, to_state
 from hemomil.types import Sample
 from mil_cohorts import make_bag, make_cohort, make_roi_cohort
 
-pytestmark = pytest.mark.usefixtures("few_trees")
-
 SEED, FEATURES, CELLS = 3, 6, 80
 DONORS = 10
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from hemomil.errors import FeaturesError, ModelError, SettingsError
 from hemomil.novelty.combined import Surprise
 from hemomil.novelty.densities import Gaussian, Mixture
-from hemomil.novelty.forest import Forest
+from hemomil.novelty.forest import Forest, isolation_trees
 from hemomil.novelty.held_out import donor_groups
 from hemomil.novelty.neighbours import NEAREST, NEAREST_DONOR, DonorNeighbours, Neighbours, balanced_rows
 from hemomil.novelty.scorers import (
@@ -221,6 +221,20 @@ def test_the_forest_is_scikit_learns():
     expected = IsolationForest(random_state=3).fit(cells[rows])
     new = np.concatenate([healthy_cells(seed=1)[0], strange_cells()])
     assert Forest.fit(cells, donors, seed=3).score_samples(new) == pytest.approx(-expected.score_samples(new))
+
+
+@pytest.mark.parametrize(
+    ("n", "features", "seed"), [(1, 3, 0), (40, 1, 1), (300, 6, 2), (3000, 20, 2**32 - 1)]
+)
+def test_the_trees_are_scikit_learns_to_the_last_bit(n, features, seed):
+    cells = np.random.default_rng(seed).normal(size=(n, features)).astype(np.float32)
+    cells[:, 0] = 1  # nothing to cut
+    expected = IsolationForest(random_state=seed).fit(cells).estimators_
+    found = isolation_trees(cells, seed)
+    assert len(found) == len(expected)
+    for own, theirs in zip(found, expected, strict=True):
+        for name in ("children_left", "children_right", "feature", "threshold", "n_node_samples"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(theirs.tree_, name))
 
 
 def test_the_forest_cuts_where_scikit_learn_does_however_near_a_cell_is():

@@ -21,7 +21,7 @@ from hemomil.errors import SettingsError
 from hemomil.stats import unseen_metrics
 from hemomil.types import Cohort, Sample
 
-pytestmark = pytest.mark.usefixtures("no_pages", "quick_fits")
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 CLASSES = ("control", "hs", "scd", "xero")
 
