@@ -350,15 +350,18 @@ def inference_rows(kind, at_least, allowed, n_bags=2, n_cells=200, **changes):
 
 
 def share_of_peak(n_cells=200):
-    """GFLOP/s of the RoI encoder next to those of a square matrix product, in turns."""
+    """GFLOP/s of the RoI encoder next to those of a square matrix product, in turns.
+
+    From what the store holds and from what training does: maps, and patches, in half precision.
+    """
     encoder = RoiEncoder()
     cells = maps(n_cells)
-    patches = RoiEncoder.patches(cells).float()
+    patches = RoiEncoder.patches(cells)
     upstream = torch.randn(n_cells, 500)
 
     def forward():
         with torch.no_grad():
-            encoder(patches)
+            encoder(cells)
 
     def training():
         encoder.zero_grad()
