@@ -165,6 +165,28 @@ def test_segments_agree_with_a_loop():
     torch.testing.assert_close(bags.softmax(values), torch.cat([p.softmax(0) for p in parts]))
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_cell_alone_is_a_bag_of_one_and_learns_the_same(normalised):
+    pooling = LogSumExpPooling(4, 3, normalised=normalised)
+    z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    evidence = Evidence(pooling.values(z), torch.zeros(6, 0))
+    alone, pooled = pooling.alone(evidence), pooling(evidence, Segments.singletons(6))
+    torch.testing.assert_close(alone, pooled, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(of.square().sum(), z, retain_graph=True)[0] for of in (alone, pooled)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_shares_hold_where_scores_are_infinite():
+    infinite = torch.tensor([[-torch.inf, 1.0], [-torch.inf, 1.0], [-torch.inf, 3.0], [2.0, 4.0]])
+    two = Segments.of_sizes([2, 2])
+    expected = torch.tensor([[0, 0.5], [0, 0.5], [0, 1 / (1 + np.e)], [1, 1 / (1 + 1 / np.e)]])
+    torch.testing.assert_close(two.softmax(infinite), expected)
+    sums = two.logsumexp(infinite)
+    assert sums[0, 0] == -torch.inf
+    assert sums[1, 0] == 2
+    assert torch.isnan(two.softmax(torch.full((4, 1), torch.inf))).all()
+
+
 def test_cells_that_tie_for_the_maximum_share_its_weight_and_none_is_missed():
     pooling, bags = MaxPooling(2, 2), Segments.of_sizes([3])
     tied = Evidence(torch.tensor([[3.0, 0.0], [3.0, 5.0], [1.0, 2.0]]), torch.zeros(3, 0))

@@ -59,9 +59,11 @@ class MILNetwork(nn.Module):
 
     def encode(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """Embeddings, in single precision also where they are computed in bfloat16."""
-        with torch.autocast(cells.device.type, torch.bfloat16, enabled=self.in_bfloat16):
-            z: Tensor = self.encoder(cells)
-        return z.to(torch.float32)
+        if not self.in_bfloat16:
+            single: Tensor = self.encoder(cells)
+            return single
+        with torch.autocast(cells.device.type, torch.bfloat16):
+            return self.encoder(cells).to(torch.float32)  # type: ignore[no-any-return]
 
     def read(
         self,

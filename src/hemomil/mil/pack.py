@@ -52,8 +52,8 @@ class Segments:
 
     def _exp(self, scores: Float[Tensor, "N *C"]) -> tuple[Float[Tensor, "N *C"], Float[Tensor, "B *C"]]:
         """exp(score - top of the bag), and the top: nothing overflows, and -inf counts for nothing."""
-        top = self.max(scores.detach())
-        top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+        limits = torch.finfo(scores.dtype)
+        top = self.max(scores.detach()).clamp_(limits.min, limits.max)
         return torch.exp(scores - top[self.bag]), top
 
     def softmax(self, scores: Float[Tensor, "N *C"]) -> Float[Tensor, "N *C"]:

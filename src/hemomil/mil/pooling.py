@@ -211,6 +211,10 @@ class LogSumExpPooling(Pooling):
         """log-sum-exp of the cells' logits."""
         return bags.logsumexp(evidence.values)
 
+    def alone(self, evidence: Evidence) -> Float[Tensor, "N K"]:
+        """Of a single cell, its own logits."""
+        return evidence.values
+
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
         """Share of the cell in the bag's sum of exp(logit), by class."""
         return bags.softmax(evidence.values)
