@@ -63,7 +63,7 @@ def no_pages() -> Iterator[None]:
 def unchecked_shapes() -> Iterator[None]:
     """For a module that fits whole models again and again: shapes and types are not checked at each call.
 
-    `test_commands.py` runs the commands with these checks, and tests of what they call have them.
+    `test_commands.py` runs `study`, `train`, `predict` and `detect` with these checks.
     """
     import jaxtyping
 

@@ -18,7 +18,7 @@ from hemomil.describe import read_obs
 from hemomil.errors import ImageError, RunFolderError, SettingsError
 from hemomil.segmentation import mask_of
 
-pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 QUICK = {
     "study.methods": ("att", "mean"),

@@ -1,17 +1,22 @@
 """Every fast path gives the numbers of the slow one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from hemomil.errors import FeaturesError
 from hemomil.mil import AnomalyMIL, MILSettings, train
 from hemomil.mil import encoder as encoder_module
+from hemomil.mil.checks import check_bags
 from hemomil.mil.core import in_chunks
 from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.reference import Moments, StreamedMoments
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
+from hemomil.types import Bag
 from mil_cohorts import make_cohort, make_roi_cohort
 
 PAPER = MILSettings.preset("paper")
@@ -69,6 +74,18 @@ def test_maps_of_any_precision_are_read_as_numbers_in_single_precision(dtype):
         expected = layer_by_layer(encoder, maps.float())
         torch.testing.assert_close(encoder(maps), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(encoder(RoiEncoder.patches(maps)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_number_that_is_none_is_found_in_any_precision(value, dtype):
+    features = np.array([[65504, -65504], [-0.0, 6e-8], [1, 2]], dtype)
+    whole = Bag(sample="s", patient="p", label=None, features=features, cell_ids=("a", "b", "c"))
+    assert check_bags([whole]) == (2,)
+    features = features.copy()
+    features[1, 1] = value
+    with pytest.raises(FeaturesError, match="1 cells have features not finite, first 'b'"):
+        check_bags([replace(whole, features=features)])
 
 
 def test_what_of_a_map_moves_its_embedding_can_be_asked():

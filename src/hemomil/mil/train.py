@@ -84,11 +84,9 @@ def embed(
     """
     own = cells[own_rows(len(cells))]
     again = torch.is_grad_enabled() and cells.dim() > 2 and len(own) > KEPT_MAPS
-    encode = partial(checkpoint, network.encode, use_reentrant=False, preserve_rng_state=False)
-    parts = [
-        encode(part.to(device)) if again else network.encode(part.to(device))
-        for part in torch.split(own, chunk)
-    ]
+    unkept = partial(checkpoint, network.encode, use_reentrant=False, preserve_rng_state=False)
+    encode = unkept if again else network.encode
+    parts = [encode(part.to(device)) for part in torch.split(own, chunk)]
     return gathered(torch.cat(parts) if len(parts) > 1 else parts[0], len(cells))
 
 

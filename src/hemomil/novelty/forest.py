@@ -20,6 +20,7 @@ TREES = 100
 CELLS = 256
 """Healthy cells that a tree is made of, if there are so many."""
 SEEDS = np.iinfo(np.int32).max
+"""Below this scikit-learn draws the seed of each tree."""
 AT_ONCE = 25_000
 """Cells times trees that are followed at a time; bounds memory, stays in the cache."""
 LEAF = -1
