@@ -134,7 +134,7 @@ def machine():
         "bf16_gflops": round(peak_gflops(torch.bfloat16), 1) if has_bf16() else None,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
-    }
+    } | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def _cpu_model():
@@ -174,10 +174,15 @@ def main(name, about, benchmarks):
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json")
     path = parser.parse_args().json
     torch.set_num_threads(1)
+    keep(path, chain.from_iterable(benchmark() for benchmark in benchmarks))
+
+
+def keep(path, found):
+    """Write each row as soon as it is found, and what it was measured on."""
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    for row in chain.from_iterable(benchmark() for benchmark in benchmarks):
+    for row in found:
         rows.append(_rounded(asdict(row)))
         found = {"machine": machine(), "rows": rows}
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

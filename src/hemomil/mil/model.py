@@ -5,9 +5,9 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,12 +26,29 @@ from hemomil.mil.pooling import QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
 from hemomil.mil.settings import MILSettings, parts_of
-from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
+from hemomil.mil.side_by_side import Training, can_stand, store_for, train_side_by_side
+from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy, report
 from hemomil.streams import stream, stream_seed
 from hemomil.types import Bag, Notice, Prediction, class_order
 
 Progress = Callable[[int, int], None]
 """Hears epochs done and epochs in all."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a model learns from, bag by bag."""
+
+    cells: list[Float[Tensor, "_ ..."]]
+    targets: Int64[Tensor, "S"]
+    groups: Int64[Tensor, "S"]
+    """Which of the groups of control donors; -1 for bags of other classes."""
+    donors: list[str]
+
+    @property
+    def controls(self) -> list[int]:
+        """Rows of the control bags."""
+        return torch.nonzero(self.groups >= 0)[:, 0].tolist()
 
 
 class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -77,8 +94,28 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises FeaturesError (shape, NaN, empty bag), ModelError (labels), SettingsError (method, control).
         """
+        lesson = self._begin(bags, labels, patients, check_bags(bags))
+        core = self.core_
+        with torch.no_grad():
+            flat = [core.space.flatten(bag.to(core.device)) for bag in lesson.cells]
+        self._learn_spaces(flat, lesson)
+        if core.parts.pooling != "quantiles":
+            self._train(lesson, progress or (lambda done, total: None))
+        self._fit_reference(core.reference, self._judged_controls(lesson), lesson)
+        if core.parts.pooling == "quantiles":
+            self._fit_quantiles(lesson)
+        core.eval()
+        return self
+
+    def _begin(
+        self,
+        bags: Sequence[Bag],
+        labels: Sequence[str | None] | None,
+        patients: Sequence[str] | None,
+        shape: tuple[int, ...],
+    ) -> Lesson:
+        """Take note of classes and donors, and make networks that know nothing yet."""
         parts, settings = parts_of(self.method), self._settings
-        shape = check_bags(bags)
         known = check_labels(bags, labels, self.control)
         donors = [bag.patient for bag in bags] if patients is None else list(patients)
         self.feature_shape_, self.classes_ = shape, np.array(class_order(known, self.control))
@@ -88,19 +125,10 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             donor: group for donor, group in zip(donors, groups.tolist(), strict=True) if group >= 0
         }
         targets = torch.tensor([list(self.classes_).index(label) for label in known])
-        cells = [_tensor(bag.features) for bag in bags]
-
         witnesses = _n_groups(groups) if parts.witnesses and settings.witnesses else 0
         core = Core(parts, shape, len(self.classes_), settings, witnesses)
         self.core_ = core.to(_device(settings))
-        self._learn_spaces(cells, groups, donors)
-        if parts.pooling != "quantiles":
-            self._train(cells, targets, groups, donors, progress or (lambda done, total: None))
-        self._fit_reference(self.core_.reference, cells, groups, donors)
-        if parts.pooling == "quantiles":
-            self._fit_quantiles(cells, targets, groups)
-        self.core_.eval()
-        return self
+        return Lesson([_tensor(bag.features) for bag in bags], targets, groups, donors)
 
     @property
     def _settings(self) -> MILSettings:
@@ -120,42 +148,35 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return torch.tensor(rows)
 
     @torch.no_grad()
-    def _learn_spaces(self, cells: list[Tensor], groups: Int64[Tensor, "S"], patients: list[str]) -> None:
+    def _learn_spaces(self, flat: list[Tensor], lesson: Lesson) -> None:
+        """`flat`: the cells of each bag as vectors."""
         core = self.core_
-        flat = [core.space.flatten(bag.to(core.device)) for bag in cells]
-        everyone = list(range(len(cells)))
-        known = [everyone, *(self._without(group, patients) for group in range(len(core.witnesses)))]
+        everyone = list(range(len(flat)))
+        known = [everyone, *(self._without(group, lesson.donors) for group in range(len(core.witnesses)))]
         for space, rows in zip([core.space, *core.witness_spaces], known, strict=True):
-            healthy = [flat[row] for row in rows if groups[row] >= 0]
+            healthy = [flat[row] for row in rows if lesson.groups[row] >= 0]
             cast(FeatureSpace, space).learn(torch.cat(healthy), torch.cat([flat[row] for row in rows]))
 
     def _without(self, group: int, patients: list[str]) -> list[int]:
         """Rows of the bags of all patients but this group of control donors: their ill samples go as well."""
         return [row for row, patient in enumerate(patients) if self.donor_groups_.get(patient) != group]
 
-    def _train(
-        self,
-        cells: list[Tensor],
-        targets: Int64[Tensor, "S"],
-        groups: Int64[Tensor, "S"],
-        patients: list[str],
-        progress: Progress,
-    ) -> None:
-        core, settings = self.core_, self._settings
+    def _train(self, lesson: Lesson, progress: Progress) -> None:
+        core, settings, cells = self.core_, self._settings, lesson.cells
         with torch.no_grad():  # RoI maps stay in half precision until a step needs them
             flat = cells if core.reads_maps else [core.space.flatten(bag.to(core.device)) for bag in cells]
-        bags = TrainingBags(flat, targets, groups)
+        bags = TrainingBags(flat, lesson.targets, lesson.groups)
         everyone = self._standardised(bags, core.space)
         n_members, n_witnesses = len(core.members), len(core.witnesses)
         total = (n_members + n_witnesses) * settings.epochs
         for member in range(n_members):
-            report = partial(_report, progress, member * settings.epochs, total)
-            core.networks[member] = self._trained(everyone, member, report)
+            told = partial(report, progress, member * settings.epochs, total)
+            core.networks[member] = self._trained(everyone, member, told)
         for group in range(n_witnesses):
-            report = partial(_report, progress, (n_members + group) * settings.epochs, total)
-            others = bags.at(torch.tensor(self._without(group, patients)))
+            told = partial(report, progress, (n_members + group) * settings.epochs, total)
+            others = bags.at(torch.tensor(self._without(group, lesson.donors)))
             known = self._standardised(others, cast(FeatureSpace, core.witness_spaces[group]))
-            core.witnesses[group] = self._trained(known, core.judging, report)
+            core.witnesses[group] = self._trained(known, core.judging, told)
 
     @torch.no_grad()
     def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:
@@ -164,7 +185,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return bags
         return replace(bags, cells=[space.standardise(vectors) for vectors in bags.cells])
 
-    def _trained(self, bags: TrainingBags, member: int, report: Callable[[int], None]) -> MILNetwork:
+    def _trained(self, bags: TrainingBags, member: int, told: Callable[[int], None]) -> MILNetwork:
         """A network such as this member of the ensemble, trained on these bags."""
         trainer = Trainer(
             bags,
@@ -172,51 +193,51 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.feature_shape_,
             len(self.classes_),
             self._settings,
-            seed=stream_seed(self.seed, "member", member),
+            seed=self._member_seed(member),
             device=self.core_.device,
         )
-        return trainer.run(report)
+        return trainer.run(told)
+
+    def _member_seed(self, member: int) -> int:
+        return stream_seed(self.seed, "member", member)
+
+    @torch.no_grad()
+    def _judged_controls(self, lesson: Lesson) -> Float[Tensor, "M H"]:
+        """The vectors by which the cells of all controls are judged."""
+        self.core_.eval()
+        return torch.cat([self.core_.judged(lesson.cells[row]) for row in lesson.controls])
 
     @torch.no_grad()
     def _fit_reference(
-        self,
-        reference: HealthyReference,
-        cells: list[Tensor],
-        groups: Int64[Tensor, "S"],
-        patients: list[str],
+        self, reference: HealthyReference, judged: Float[Tensor, "M H"], lesson: Lesson
     ) -> None:
-        core, settings = self.core_, self._settings
-        core.eval()
-        rows = torch.nonzero(groups >= 0)[:, 0].tolist()
-        judged = [core.judged(cells[row]).cpu() for row in rows]
-        sizes = torch.tensor([len(cells[row]) for row in rows])
-        group_M, z_MH = torch.repeat_interleave(groups[rows], sizes), torch.cat(judged)
+        settings, rows = self._settings, lesson.controls
+        sizes = torch.tensor([len(lesson.cells[row]) for row in rows])
+        group_M = torch.repeat_interleave(lesson.groups[rows], sizes).to(judged.device)
         seed = stream_seed(self.seed, "reference")
-        fit_healthy(reference, z_MH, group_M, settings, seed, core.device)
+        fit_healthy(reference, judged, group_M, settings, seed)
         if int(group_M.max()) > 0:
-            scores = fit_crossfitted(z_MH, group_M, settings, seed).distance(z_MH, group_M)
+            scores = fit_crossfitted(judged, group_M, settings, seed).distance(judged, group_M)
         else:
-            scores = reference.distance(z_MH.to(core.device)).cpu()
-        donors = [patients[row] for row in rows for _ in range(len(cells[row]))]
-        self.control_scores_ = (scores.double().numpy(), tuple(donors))
+            scores = reference.distance(judged)
+        donors = [lesson.donors[row] for row in rows for _ in range(len(lesson.cells[row]))]
+        self.control_scores_ = (scores.double().cpu().numpy(), tuple(donors))
 
     @torch.no_grad()
-    def _fit_quantiles(
-        self, cells: list[Tensor], targets: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]
-    ) -> None:
+    def _fit_quantiles(self, lesson: Lesson) -> None:
         """Control bags enter with their cross-fitted distances: as strange as a new donor's would look."""
-        sizes = [len(bag) for bag in cells]
-        is_control = (groups >= 0).tolist()
+        sizes = [len(bag) for bag in lesson.cells]
+        is_control = (lesson.groups >= 0).tolist()
         controls = [size for size, control in zip(sizes, is_control, strict=True) if control]
         crossfitted = iter(torch.split(torch.from_numpy(self.control_scores_[0]), controls))
         reference, judged = self.core_.reference, self.core_.judged
         distances = [
             next(crossfitted) if control else reference.distance(judged(bag)).cpu().double()
-            for bag, control in zip(cells, is_control, strict=True)
+            for bag, control in zip(lesson.cells, is_control, strict=True)
         ]
         pooling = self.core_.members[0].pooling
         assert isinstance(pooling, QuantilePooling)
-        fit_quantiles(pooling.cpu(), torch.cat(distances), Segments.of_sizes(sizes), targets)
+        fit_quantiles(pooling.cpu(), torch.cat(distances), Segments.of_sizes(sizes), lesson.targets)
         pooling.to(self.core_.device)
 
     def recalibrated(self, bags: Sequence[Bag], patients: Sequence[str] | None = None) -> "AnomalyMIL":
@@ -230,8 +251,9 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model.notices_ = ()
         donors = [bag.patient for bag in bags] if patients is None else list(patients)
         groups = model._donor_groups([self.control] * len(bags), donors)
-        cells = [_tensor(bag.features) for bag in bags]
-        model._fit_reference(model.core_.add_site_reference(), cells, groups, donors)
+        lesson = Lesson([_tensor(bag.features) for bag in bags], torch.zeros_like(groups), groups, donors)
+        reference = model.core_.add_site_reference()
+        model._fit_reference(reference, model._judged_controls(lesson), lesson)
         return model
 
     @torch.no_grad()
@@ -354,14 +376,78 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return model
 
 
+def fit_side_by_side(
+    models: Sequence[AnomalyMIL], bags: Sequence[Sequence[Bag]], progress: Progress | None = None
+) -> None:
+    """Fit each model to bags of its own, as `fit` does but for the order of sums; on a GPU far faster.
+
+    Networks of Table 1's methods that read RoI maps are trained all at once, as many as memory allows; the
+    maps of a bag that several models learn from are moved to the device once. Any other model is fitted by
+    itself. Raises as `fit` does.
+    """
+    shape = check_bags(_distinct(bags))
+    together: dict[tuple[MILSettings, int], list[_Fit]] = {}
+    for model, own in zip(models, bags, strict=True):
+        if can_stand(parts_of(model.method), shape, model._settings):
+            lesson = model._begin(own, None, None, shape)
+            fit = _Fit(model, own, lesson)
+            together.setdefault((model._settings, len(model.classes_)), []).append(fit)
+        else:
+            model.fit(own, progress=progress)
+    for fits in together.values():
+        _fit_together(fits, progress)
+
+
+class _Fit(NamedTuple):
+    model: AnomalyMIL
+    bags: Sequence[Bag]
+    lesson: Lesson
+
+
+def _fit_together(fits: Sequence[_Fit], progress: Progress | None) -> None:
+    """Models of the same settings and equally many classes."""
+    first = fits[0].model
+    settings, device = first._settings, first.core_.device
+    known = _distinct([fit.bags for fit in fits])
+    number = {id(bag): place for place, bag in enumerate(known)}
+    cells = [_tensor(bag.features) for bag in known]
+    store = store_for(cells, settings, device)
+    if store is None:
+        for fit in fits:
+            fit.model.fit(fit.bags, progress=progress)
+        return
+    with torch.no_grad():
+        flat = [first.core_.space.flatten(bag.to(device)) for bag in cells]
+    rows = [[number[id(bag)] for bag in fit.bags] for fit in fits]
+    trainings = [
+        Training(
+            np.array(own),
+            lesson.targets.numpy(),
+            lesson.groups.numpy(),
+            model.core_.parts,
+            model._member_seed(0),
+        )
+        for (model, _, lesson), own in zip(fits, rows, strict=True)
+    ]
+    n_classes, told = len(first.classes_), progress or (lambda done, total: None)
+    trained = train_side_by_side(store, trainings, first.feature_shape_, n_classes, settings, told)
+    for (model, _, lesson), own, found in zip(fits, rows, trained, strict=True):
+        core = model.core_
+        core.networks[0] = found.network
+        model._learn_spaces([flat[row] for row in own], lesson)
+        model._fit_reference(core.reference, found.controls, lesson)
+        core.eval()
+
+
+def _distinct(bags: Sequence[Sequence[Bag]]) -> list[Bag]:
+    """Each bag once."""
+    return list({id(bag): bag for own in bags for bag in own}.values())
+
+
 def _n_groups(groups: Int64[Tensor, "S"]) -> int:
     """Groups of control donors; 0 where there is one only, which cannot be left out."""
     last = int(groups.max())
     return last + 1 if last > 0 else 0
-
-
-def _report(progress: Progress, before: int, total: int, epoch: int) -> None:
-    progress(before + epoch, total)
 
 
 def _others(bag: Bag, cells: Int[np.ndarray, "_"]) -> Int64[Tensor, "_"]:

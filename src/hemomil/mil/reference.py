@@ -55,7 +55,7 @@ class Moments:
         covariance = self.scatter / self.n
         if settings.covariance == "shrunk":
             covariance = shrink(covariance, self.n)
-        return covariance + settings.reg_covar * torch.eye(len(self.mean), dtype=torch.float64)
+        return covariance + settings.reg_covar * _identity(covariance)
 
 
 def _add_lower_product(total: Float64[Tensor, "H H"], rows: Float64[Tensor, "M H"]) -> None:
@@ -72,7 +72,11 @@ def shrink(covariance: Float64[Tensor, "H H"], n: int) -> Float64[Tensor, "H H"]
     mu = covariance.trace() / size
     denominator = (n + 1.0) * (alpha - mu.square() / size)
     weight = 1.0 if denominator == 0 else min(float((alpha + mu.square()) / denominator), 1.0)
-    return (1 - weight) * covariance + weight * mu * torch.eye(size, dtype=torch.float64)
+    return (1 - weight) * covariance + weight * mu * _identity(covariance)
+
+
+def _identity(like: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
+    return torch.eye(len(like), dtype=torch.float64, device=like.device)
 
 
 def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
@@ -85,7 +89,7 @@ def cholesky(covariance: Float64[Tensor, "H H"]) -> Float64[Tensor, "H H"]:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     while failed:
         extra *= 10
-        factor, failed = torch.linalg.cholesky_ex(covariance + extra * torch.eye(len(covariance)).double())
+        factor, failed = torch.linalg.cholesky_ex(covariance + extra * _identity(covariance))
     return factor
 
 
@@ -156,12 +160,12 @@ def _mixture_moments(
         reg_covar=settings.reg_covar,
         random_state=seed % 2**32,
     )
-    mixture.fit(cells.double().numpy())
+    mixture.fit(cells.double().cpu().numpy())
     weights, means = mixture.weights_, mixture.means_
     mean = weights @ means
     between = np.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
     covariance = np.einsum("k,kij->ij", weights, mixture.covariances_) + between
-    return torch.from_numpy(mean), torch.from_numpy(covariance)
+    return torch.from_numpy(mean).to(cells.device), torch.from_numpy(covariance).to(cells.device)
 
 
 @dataclass(frozen=True)

@@ -308,10 +308,10 @@ class Trainer:
         """Fit the healthy reference to the control cells as they are embedded now."""
         self.network.eval()
         rows = self.bags.controls
-        z = torch.cat([self._embed(self.bags.cells[row]) for row in rows]).cpu()
+        z = torch.cat([self._embed(self.bags.cells[row]) for row in rows])
         sizes = torch.tensor([len(self.bags.cells[row]) for row in rows])
-        groups = torch.repeat_interleave(self.bags.donor_groups[rows], sizes)
-        self.crossfitted = fit_healthy(self.reference, z, groups, self.settings, self.seed, self.device)
+        groups = torch.repeat_interleave(self.bags.donor_groups[rows], sizes).to(self.device)
+        self.crossfitted = fit_healthy(self.reference, z, groups, self.settings, self.seed)
         self.network.train()
 
     @torch.no_grad()
@@ -337,14 +337,21 @@ def fit_healthy(
     groups: Int64[Tensor, "M"],
     settings: MILSettings,
     seed: int,
-    device: torch.device,
 ) -> CrossFitted | None:
-    """Fit `reference` to control cells; where training asks for it, also without each group of donors."""
+    """Fit `reference` to control cells; where training asks for it, also without each group of donors.
+
+    All on one device.
+    """
     seed = stream_seed(seed, "mixture")
     reference.set_gaussian(*fit_gaussian(z, settings, seed))
     if not settings.crossfit_training or int(groups.max()) == 0:
-        reference.set_scale(reference.distance(z.to(device)).cpu())
+        reference.set_scale(reference.distance(z))
         return None
     fitted = fit_crossfitted(z, groups, settings, seed)
     reference.set_scale(fitted.distance(z, groups))
-    return fitted.to(device)
+    return fitted
+
+
+def report(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
+    """Tell of an epoch done after so many before, of so many in all."""
+    progress(before + epoch, total)
