@@ -88,37 +88,44 @@ class Reading:
 
 
 class Layer:
-    """A layer of the encoder in all networks: its weights, and a copy of them as grouped products take it.
+    """A layer of the encoder in all networks, as grouped products take it.
 
-    The copy may be in half precision, has widths filled up, and one more input that is always 1, whose
-    weights are the biases. It also has one more output, which is always 1: the next layer's.
+    It has one more input, which is always 1 and whose weights are the biases, and one more output, which is
+    always 1: the next layer's. What fills widths up is zero. Products read a copy where that is less precise.
     """
 
     def __init__(
         self, weights: Float[Tensor, "M D P C"], biases: Float[Tensor, "M D"], kind: torch.dtype
     ) -> None:
-        self.weights, self.biases = weights, biases
         n, self.outputs, positions, self.inputs = weights.shape
-        width, height = aligned(self.inputs + 1), aligned(self.outputs + 1)
-        self.copy = torch.zeros(n, height, positions, width, dtype=kind, device=weights.device)
-        self.copy[:, self.outputs, 0, self.inputs] = 1
-        self.copy.requires_grad_()
+        height, width = aligned(self.outputs + 1), aligned(self.inputs + 1)
+        self.weights = torch.zeros(n, height, positions, width, device=weights.device)
+        known, bias = self.of(self.weights)
+        known.copy_(weights)
+        bias.copy_(biases)
+        self.read = self.weights.detach().to(kind).requires_grad_()
         self.refresh()
+
+    def of(self, whole: Float[Tensor, "*M _ P _"]) -> tuple[Float[Tensor, "*M D P C"], Float[Tensor, "*M D"]]:
+        """Weights and biases among what fills up: views."""
+        known = whole[..., : self.outputs, :, :]
+        return known[..., : self.inputs], known[..., 0, self.inputs]
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the weights as they are now."""
-        self.copy[:, : self.outputs, :, : self.inputs] = self.weights
-        self.copy[:, : self.outputs, 0, self.inputs] = self.biases
+        """After a step, which also moves what is no weight: put that back, and let the copy follow."""
+        self.weights[:, self.outputs :] = 0
+        self.weights[..., self.inputs + 1 :] = 0
+        self.weights[:, :, 1:, self.inputs] = 0
+        self.weights[:, self.outputs, 0, self.inputs] = 1
+        if self.read.dtype != self.weights.dtype:
+            self.read.copy_(self.weights)
 
-    def gradients(self) -> tuple[Float[Tensor, "M D P C"], Float[Tensor, "M D"]]:
-        """Of weights and biases, from that of the copy, which is let go; dense, as fused Adam takes them."""
-        of_copy, self.copy.grad = self.copy.grad, None
-        assert of_copy is not None
-        known = of_copy[:, : self.outputs]
-        parts = known[..., : self.inputs], known[:, :, 0, self.inputs]
-        weights, biases = (part.float().contiguous() for part in parts)
-        return weights, biases
+    def gradient(self) -> Float[Tensor, "M D P C"]:
+        """Of all of it, in single precision; it is let go."""
+        found, self.read.grad = self.read.grad, None
+        assert found is not None
+        return found.float()
 
 
 class Encoders:
@@ -132,16 +139,16 @@ class Encoders:
             self.layers.append(Layer(weights, biases, kind))
 
     @property
-    def weights(self) -> list[Float[Tensor, "M *D"]]:
-        """Weights and biases, layer by layer."""
-        return [values for layer in self.layers for values in (layer.weights, layer.biases)]
+    def weights(self) -> list[Float[Tensor, "M D P C"]]:
+        """Layer by layer, biases included."""
+        return [layer.weights for layer in self.layers]
 
-    def gradients(self) -> list[Float[Tensor, "M *D"]]:
+    def gradients(self) -> list[Float[Tensor, "M D P C"]]:
         """Of the weights, in the same order; they are let go."""
-        return [values for layer in self.layers for values in layer.gradients()]
+        return [layer.gradient() for layer in self.layers]
 
     def refresh(self) -> None:
-        """After a step: let the copies follow the weights."""
+        """After a step on the weights."""
         for layer in self.layers:
             layer.refresh()
 
@@ -150,17 +157,13 @@ class Encoders:
         """Give each network its weights."""
         for number, network in enumerate(networks):
             for layer, known in zip(_layers(network), self.layers, strict=True):
-                weight, bias = _of_products(layer)
-                weight.copy_(known.weights[number])
-                bias.copy_(known.biases[number])
+                for own, value in zip(_of_products(layer), known.of(known.weights[number]), strict=True):
+                    own.copy_(value)
 
     def encode(self, store: CellStore, read: Reading) -> Float[Tensor, "T H"]:
         """Embeddings, as `RoiEncoder` makes them but for the order of sums."""
-        n, one = len(read.ends), self.layers[1].inputs
-        first, second, third, last = (of_first(layer.copy, n) for layer in self.layers)
-        of_padding = _padding(first, second)
-        kernels = [_of_window(second, windows.seen, of_padding, one) for windows in WINDOWS]
-        z: Tensor = _Encoded.apply(store, read, first.flatten(2), third.flatten(2), last.flatten(2), *kernels)
+        weights = (of_first(layer.read, len(read.ends)) for layer in self.layers)
+        z: Tensor = _Encoded.apply(store, read, self.layers[1].inputs, *weights)
         return z[:, : self.layers[-1].outputs].float()
 
 
@@ -186,10 +189,9 @@ def of_first(weights: Shaped[Tensor, "M *D"], n: int) -> Shaped[Tensor, "A *D"]:
 
 
 class _Encoded(torch.autograd.Function):
-    """Embeddings of the cells of all networks, and the gradient of their weights, in as few passes as can be.
+    """Embeddings of the cells of all networks, and the gradient of the layers' weights.
 
-    `first` to `last` are the layers' weights but for those of the second layer, which are `kernels`: one for
-    each of `WINDOWS`.
+    `one`: the input of the second layer that is always 1.
     """
 
     @staticmethod
@@ -197,11 +199,14 @@ class _Encoded(torch.autograd.Function):
         ctx: Any,
         store: CellStore,
         read: Reading,
-        first: Shaped[Tensor, "A D C"],
-        third: Shaped[Tensor, "A D C"],
-        last: Shaped[Tensor, "A D C"],
-        *kernels: Shaped[Tensor, "A D _"],
+        one: int,
+        first: Shaped[Tensor, "A D 1 C"],
+        second: Shaped[Tensor, "A D 4 C"],
+        third: Shaped[Tensor, "A D 4 C"],
+        last: Shaped[Tensor, "A D 1 C"],
     ) -> Shaped[Tensor, "T D"]:
+        of_padding = _padding(first, second)
+        kernels = [_of_window(second, windows.seen, of_padding, one) for windows in WINDOWS]
         patches: list[Tensor] = []
         hidden: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -219,13 +224,13 @@ class _Encoded(torch.autograd.Function):
         flat = pooled.relu_().flatten(1)
         later = _product(flat, third, read.ends).relu_()
         z = _product(later, last, read.ends).relu_()
-        ctx.ends, ctx.patches, ctx.hidden = read.ends, patches, hidden
-        ctx.save_for_backward(flat, later, z, first, third, last, *kernels)
+        ctx.one, ctx.ends, ctx.patches, ctx.hidden, ctx.kernels = one, read.ends, patches, hidden, kernels
+        ctx.save_for_backward(flat, later, z, first, second, third, last)
         return z
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        flat, later, z, first, third, last, *kernels = ctx.saved_tensors
+        flat, later, z, first, second, third, last = ctx.saved_tensors
         of_z = _where_positive(upstream[0], z)
         of_last = _outer(of_z, later, ctx.ends)
         of_later = _where_positive(_back(of_z, last, ctx.ends), later)
@@ -236,7 +241,9 @@ class _Encoded(torch.autograd.Function):
         of_kernels: list[Tensor] = []
         of_first: list[Tensor] = []
         start = 0
-        for windows, kernel, patches, hidden in zip(WINDOWS, kernels, ctx.patches, ctx.hidden, strict=True):
+        for windows, kernel, patches, hidden in zip(
+            WINDOWS, ctx.kernels, ctx.patches, ctx.hidden, strict=True
+        ):
             n = len(windows.at)
             places = [POOL_ORDER.index(window) for window in range(start, start + n)]
             of_output = torch.stack([outputs[:, place] for place in places], dim=1).flatten(0, 1)
@@ -245,22 +252,24 @@ class _Encoded(torch.autograd.Function):
             of_seen = of_hidden.view(len(patches), first.shape[1])
             of_first.append(_outer(of_seen, patches, ctx.ends * (n * len(windows.seen))))
             start += n
-        return None, None, sum(of_first[1:], start=of_first[0]), of_third, of_last, *of_kernels
+        of_all = sum(of_first[1:], start=of_first[0]).view_as(first)
+        of_second = _of_kernels(of_kernels, of_all, first, second, ctx.one)
+        return None, None, None, of_all, of_second, of_third.view_as(third), of_last.view_as(last)
 
 
 def _product(
-    rows: Shaped[Tensor, "R C"], weights: Shaped[Tensor, "A D C"], ends: Int32[Tensor, "A"]
+    rows: Shaped[Tensor, "R C"], weights: Shaped[Tensor, "A D *C"], ends: Int32[Tensor, "A"]
 ) -> Shaped[Tensor, "R D"]:
     """The rows of each network times its own weights."""
-    found: Tensor = functional.grouped_mm(rows, weights.mT, offs=ends)
+    found: Tensor = functional.grouped_mm(rows, weights.flatten(2).mT, offs=ends)
     return found
 
 
 def _back(
-    rows: Shaped[Tensor, "R D"], weights: Shaped[Tensor, "A D C"], ends: Int32[Tensor, "A"]
+    rows: Shaped[Tensor, "R D"], weights: Shaped[Tensor, "A D *C"], ends: Int32[Tensor, "A"]
 ) -> Shaped[Tensor, "R C"]:
     """The gradient of what a product was given, from that of what it gave."""
-    found: Tensor = functional.grouped_mm(rows, weights, offs=ends)
+    found: Tensor = functional.grouped_mm(rows, weights.flatten(2), offs=ends)
     return found
 
 
@@ -286,17 +295,45 @@ def _padding(first: Shaped[Tensor, "A C 1 _"], second: Shaped[Tensor, "A D 4 C"]
     return torch.matmul(second.flatten(1, 2), of_first[:, :, None]).view(second.shape[:3])
 
 
+def _positions(seen: Sequence[int]) -> slice:
+    """As a slice, which makes views."""
+    return slice(seen[0], seen[-1] + 1, seen[-1] - seen[0] if len(seen) == 2 else 1)
+
+
 def _of_window(
     second: Shaped[Tensor, "A D 4 C"], seen: Sequence[int], of_padding: Shaped[Tensor, "A D 4"], one: int
 ) -> Shaped[Tensor, "A D _"]:
     """The second layer for windows of which these positions are seen, and padding at all others.
 
-    `one`: the input that is always 1, to whose weight is added what the padding gives.
+    What padding gives is added to the bias: the weight of what is always 1.
     """
     if len(seen) == 4:
         return second.flatten(2)
-    positions = slice(seen[0], seen[-1] + 1, seen[-1] - seen[0] or 1)
-    kernel = second[:, :, positions].flatten(2)
-    unseen = [of_padding[:, :, position] for position in range(4) if position not in seen]
-    bias = kernel[:, :, one] + sum(unseen[1:], start=unseen[0])
-    return torch.cat([kernel[:, :, :one], bias[:, :, None], kernel[:, :, one + 1 :]], dim=2)
+    kernel = second[:, :, _positions(seen)].flatten(2).clone()
+    for position in set(range(4)).difference(seen):
+        kernel[:, :, one] += of_padding[:, :, position]
+    return kernel
+
+
+def _of_kernels(
+    of_kernels: Sequence[Shaped[Tensor, "A D _"]],
+    of_first: Shaped[Tensor, "A C 1 _"],
+    first: Shaped[Tensor, "A C 1 _"],
+    second: Shaped[Tensor, "A D 4 C"],
+    one: int,
+) -> Shaped[Tensor, "A D 4 C"]:
+    """The gradient of the second layer from that of its kernels; padding's share is added to `of_first`.
+
+    The last of `WINDOWS` see no padding.
+    """
+    found = of_kernels[-1].view_as(second)
+    of_padding = torch.zeros_like(found[:, :, :, 0])
+    for windows, of_kernel in zip(WINDOWS[:-1], of_kernels, strict=False):
+        found[:, :, _positions(windows.seen)] += of_kernel.view(*second.shape[:2], len(windows.seen), -1)
+        for position in set(range(4)).difference(windows.seen):
+            of_padding[:, :, position] += of_kernel[:, :, one]
+    padding = first[:, :, 0, PATCH].relu()
+    found.addcmul_(of_padding[..., None], padding[:, None, None])
+    of_bias = torch.matmul(of_padding.flatten(1)[:, None], second.flatten(1, 2))[:, 0]
+    of_first[:, :, 0, PATCH] += _where_positive(of_bias, padding)
+    return found
