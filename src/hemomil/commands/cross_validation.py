@@ -1,14 +1,12 @@
 """`study`: folds x runs x methods on one cohort, every method on the same folds.
 
-A cell of the table is a job. A finished job is kept, so that a killed study goes on where it stopped;
-jobs run side by side, each on one thread, with the same numbers wherever they run.
+A cell of the table is a job, see `jobs.py`.
 """
 
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from hemomil.cohort import select
 from hemomil.commands.cells import detection_quality, prepare
@@ -16,25 +14,17 @@ from hemomil.commands.confounders import gather_facts
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.curves import write_curves
 from hemomil.commands.energy import metered
-from hemomil.commands.fitting import fit, predict, without
-from hemomil.commands.inner_folds import inner_folds
+from hemomil.commands.jobs import read_jobs, run_jobs
 from hemomil.commands.page import write_page
-from hemomil.commands.protocol import Job, Protocol, protocol
+from hemomil.commands.protocol import Protocol, protocol
 from hemomil.commands.run_folder import RunFolder, open_run
 from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.table1 import write_table1
-from hemomil.commands.tables import (
-    blank_rows,
-    cell_rows,
-    deletion_rows,
-    sample_rows,
-    write_cells,
-    write_table,
-)
+from hemomil.commands.tables import blank_rows, write_cells, write_table
 from hemomil.commands.workers import workers
-from hemomil.explain import deletion_curve
-from hemomil.files import write_json, written_whole
+from hemomil.errors import SettingsError
+from hemomil.files import write_json
 from hemomil.report.tables import shown_method
 from hemomil.stats import (
     confounder_notices,
@@ -44,7 +34,6 @@ from hemomil.stats import (
     study_metrics,
     unseen_metrics,
 )
-from hemomil.streams import stream_seed
 
 
 def study(
@@ -69,6 +58,11 @@ def study(
     settings = settings_for(source, settings)
     plan = protocol(source.cohort, settings)
     evaluated = evaluated_samples(source, settings)
+    if cluster is not None and settings.study.side_by_side:
+        raise SettingsError(
+            "study.side_by_side trains in one process on this machine, --cluster on others",
+            hint="leave out one of the two",
+        )
     where = workers(cluster)
     run = open_run(output, "study", settings, source.inputs, force=force)
     run.notices.extend(plan.notices)
@@ -77,8 +71,8 @@ def study(
         with metered(run.facts, settings.country):
             store = prepare(source, run, talk, jobs=n_jobs)
             with run.timed("study"), where:
-                _run_jobs(store, plan, run, talk, n_jobs)
-        samples, cell_table, deleted = _read_jobs(plan, run)
+                run_jobs(store, plan, run, talk, n_jobs, here=cluster is None)
+        samples, cell_table, deleted = read_jobs(plan, run)
         samples = _with_blanks(samples, source, plan, settings)
         seen, unseen = _apart(samples, plan)
         seen_cells, unseen_cells = _apart(cell_table, plan)
@@ -145,61 +139,6 @@ def evaluated_samples(source: Source, settings: Settings) -> frozenset[str] | No
     if not settings.study.evaluate_on:
         return None
     return frozenset(s.sample for s in select(source.cohort, settings.study.evaluate_on).samples)
-
-
-def _run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int) -> None:
-    """All jobs but those that an earlier, killed run has finished."""
-    todo = [
-        job for job in plan.jobs(run.settings.study.methods) if not _finished(run.work / "jobs" / job.name)
-    ]
-    work = (delayed(run_job)(store, job, run.settings, run.work / "jobs") for job in todo)
-    done = Parallel(n_jobs=min(jobs, max(len(todo), 1)), return_as="generator_unordered")(work)
-    for _ in talk.track(done, "training", len(todo)):
-        pass
-
-
-def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
-    """Fit on the training samples, predict the test samples, check their explanations, keep the tables."""
-    import torch
-
-    from hemomil.describe import read_bags, read_obs
-
-    torch.set_num_threads(1)
-    bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
-    train, test = ([bags[name] for name in names if name in bags] for names in (job.train, job.test))
-    left_out = (f"without-{job.left_out}",) if job.left_out else ()
-    seed = stream_seed(settings.seed, job.method, f"run-{job.run}", f"fold-{job.fold}", *left_out)
-    n_inner = inner_folds(train, settings) if settings.inner_folds else 0
-    model, jury = fit(train, job.method, settings, seed=seed, n_inner=n_inner)
-    predictions, flags = predict(model, jury, test)
-    told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
-    samples = sample_rows(test, predictions, flags, jury, **told)
-    cells = cell_rows(test, predictions, flags, read_obs(store), **told)
-    curves = [
-        deletion_curve(without(model, jury), bag, said, seed=settings.seed)
-        for bag, said in zip(test, predictions, strict=True)
-    ]
-    deleted = deletion_rows(test, predictions, curves, **told)
-    for name, table in (("samples", samples), ("deletion", deleted)):
-        with written_whole(keep / job.name / f"{name}.parquet") as part:
-            table.to_parquet(part, index=False)
-    write_cells(keep / job.name / "cells.parquet", cells)
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "cells.parquet").exists()  # written last
-
-
-def _read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Samples, cells, deletion curves of all jobs, by method, run, fold; `left_out`: the class left out."""
-    methods = run.settings.study.methods
-    jobs = sorted(plan.jobs(methods), key=lambda job: (methods.index(job.method), job.run, job.fold))
-    folders = [(run.work / "jobs" / job.name, job.left_out) for job in jobs]
-    samples, cells, deleted = (
-        pd.concat([pd.read_parquet(f / name).assign(left_out=c) for f, c in folders], ignore_index=True)
-        for name in ("samples.parquet", "cells.parquet", "deletion.parquet")
-    )
-    return samples, cells, deleted
 
 
 def _apart(table: pd.DataFrame, plan: Protocol) -> tuple[pd.DataFrame, pd.DataFrame]:

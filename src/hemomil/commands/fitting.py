@@ -28,20 +28,29 @@ HEARD_CELLS = 65_536
 def fit(
     bags: Sequence[Bag], method: str, settings: Settings, *, seed: int, n_inner: int = 0
 ) -> "tuple[AnomalyMIL, Jury]":
-    """Fit one method on labelled bags; nothing outside these bags is looked at.
+    """Fit one method on labelled bags; nothing outside these bags is looked at."""
+    model = blank_model(method, settings, seed).fit(bags)
+    return model, jury_for(model, bags, settings, n_inner=n_inner)
+
+
+def blank_model(method: str, settings: Settings, seed: int) -> "AnomalyMIL":
+    """A model that knows nothing yet."""
+    from hemomil.mil import AnomalyMIL
+
+    return AnomalyMIL(method=method, settings=settings.mil, control=settings.control, seed=seed)
+
+
+def jury_for(model: "AnomalyMIL", bags: Sequence[Bag], settings: Settings, *, n_inner: int = 0) -> Jury:
+    """The jury beside a model that was fitted to these bags.
 
     `n_inner`: folds within these bags that say how sure the probabilities are; 0: nothing is said of it.
     """
-    from hemomil.mil import AnomalyMIL
-
-    model = AnomalyMIL(method=method, settings=settings.mil, control=settings.control, seed=seed)
-    model.fit(bags, [bag.label for bag in bags], patients=[bag.patient for bag in bags])
-    jury = _jury(model, bags, settings.control, seed)
+    jury = _jury(model, bags, settings.control, model.seed)
     if n_inner == 0:
-        return model, jury
+        return jury
     classes = tuple(map(str, model.classes_))
-    temperature, sets = sureness(bags, method, settings, classes, n_folds=n_inner, seed=seed)
-    return model, replace(jury, temperature=temperature, sets=sets)
+    temperature, sets = sureness(bags, model.method, settings, classes, n_folds=n_inner, seed=model.seed)
+    return replace(jury, temperature=temperature, sets=sets)
 
 
 def predict(model: "AnomalyMIL", jury: Jury, bags: Sequence[Bag]) -> tuple[list[Prediction], list[CellFlags]]:

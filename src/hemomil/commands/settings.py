@@ -41,6 +41,11 @@ class StudySettings(BaseModel):
     evaluate_on: str = Field(
         "", description="COLUMN=VALUE: metrics only over these samples; training uses all."
     )
+    side_by_side: bool | None = Field(
+        None,
+        description="Train the networks of all jobs at once, in one process, where their method allows it: "
+        "Table 1's on RoI maps, as the paper trains them. Left open: on a GPU.",
+    )
     bootstrap: int = Field(1000, ge=100, description="Patient-level bootstrap draws for the intervals.")
 
 

@@ -200,11 +200,11 @@ class _Encoded(torch.autograd.Function):
         store: CellStore,
         read: Reading,
         one: int,
-        first: Shaped[Tensor, "A D 1 C"],
-        second: Shaped[Tensor, "A D 4 C"],
-        third: Shaped[Tensor, "A D 4 C"],
-        last: Shaped[Tensor, "A D 1 C"],
-    ) -> Shaped[Tensor, "T D"]:
+        first: Shaped[Tensor, "A D1 1 C"],
+        second: Shaped[Tensor, "A D2 4 D1"],
+        third: Shaped[Tensor, "A D3 4 D2"],
+        last: Shaped[Tensor, "A D4 1 D3"],
+    ) -> Shaped[Tensor, "T D4"]:
         of_padding = _padding(first, second)
         kernels = [_of_window(second, windows.seen, of_padding, one) for windows in WINDOWS]
         patches: list[Tensor] = []

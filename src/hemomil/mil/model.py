@@ -127,7 +127,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         targets = torch.tensor([list(self.classes_).index(label) for label in known])
         witnesses = _n_groups(groups) if parts.witnesses and settings.witnesses else 0
         core = Core(parts, shape, len(self.classes_), settings, witnesses)
-        self.core_ = core.to(_device(settings))
+        self.core_ = core.to(torch_device(settings))
         return Lesson([_tensor(bag.features) for bag in bags], targets, groups, donors)
 
     @property
@@ -372,7 +372,7 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 f"the saved model cannot be put together: {problem}", hint="train it again with this version"
             ) from problem
-        model.core_ = core.to(_device(model._settings)).eval()
+        model.core_ = core.to(torch_device(model._settings)).eval()
         return model
 
 
@@ -469,7 +469,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _device(settings: MILSettings) -> torch.device:
+def torch_device(settings: MILSettings) -> torch.device:
     """Where to compute. Raises SettingsError for a device that is not there."""
     name = settings.device
     if name == "auto":
