@@ -1,10 +1,14 @@
 """The jobs of a study: one method on one fold of one run each, its findings kept in a folder of its own.
 
 A finished job is kept, so that a killed study goes on where it stopped. Jobs run next to each other, each on
-one thread, with the same numbers wherever they run; on a GPU the networks of all jobs that allow it are
-trained at once instead, in this process.
+one thread, with the same numbers wherever they run.
+
+On a GPU the networks of all jobs that allow it are trained at once instead, in this process. A study that was
+killed then trains all of them again and goes on with those that had not been judged: which networks are
+trained together decides the last digits.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +37,11 @@ def run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int,
     Raises SettingsError for a device that is not there.
     """
     keep, settings = run.work / "jobs", run.settings
-    todo = [job for job in plan.jobs(settings.study.methods) if not _finished(keep / job.name)]
+    everything = plan.jobs(settings.study.methods)
+    todo = _unfinished(everything, keep)
     if todo and _is_side_by_side(settings, here=here):
-        _run_side_by_side(store, todo, settings, keep, talk)
-        todo = [job for job in todo if not _finished(keep / job.name)]
+        _run_side_by_side(store, everything, settings, keep, talk)
+        todo = _unfinished(todo, keep)
     work = (delayed(run_job)(store, job, settings, keep) for job in todo)
     done = Parallel(n_jobs=min(jobs, max(len(todo), 1)), return_as="generator_unordered")(work)
     for _ in talk.track(done, "training", len(todo)):
@@ -53,8 +58,8 @@ def _is_side_by_side(settings: Settings, *, here: bool) -> bool:
     return asked
 
 
-def _run_side_by_side(store: Path, todo: list[Job], settings: Settings, keep: Path, talk: Talk) -> None:
-    """Those of the jobs whose networks can be trained at once."""
+def _run_side_by_side(store: Path, jobs: Sequence[Job], settings: Settings, keep: Path, talk: Talk) -> None:
+    """Those of the jobs whose networks can be trained at once, unless all of them are finished."""
     from hemomil.describe import read_bags
     from hemomil.mil import fit_side_by_side
     from hemomil.mil.settings import parts_of
@@ -62,15 +67,16 @@ def _run_side_by_side(store: Path, todo: list[Job], settings: Settings, keep: Pa
 
     bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
     shape = next(iter(bags.values())).features.shape[1:]
-    some = [job for job in todo if can_stand(parts_of(job.method), shape, settings.mil)]
-    if not some:
+    some = [job for job in jobs if can_stand(parts_of(job.method), shape, settings.mil)]
+    todo = _unfinished(some, keep)
+    if not todo:
         return
     models = [blank_model(job.method, settings, _seed(job, settings)) for job in some]
     with talk.counting("training side by side") as progress:
         fit_side_by_side(models, [_those(bags, job.train) for job in some], progress)
-    pairs = zip(some, models, strict=True)
-    for job, model in talk.track(pairs, "judging", len(some)):
-        _tell(job, model, bags, store, settings, keep)
+    fitted = {job.name: model for job, model in zip(some, models, strict=True)}
+    for job in talk.track(todo, "judging", len(todo)):
+        _tell(job, fitted[job.name], bags, store, settings, keep)
 
 
 def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
@@ -119,8 +125,9 @@ def _tell(
     write_cells(keep / job.name / "cells.parquet", cells)
 
 
-def _finished(folder: Path) -> bool:
-    return (folder / "cells.parquet").exists()  # written last
+def _unfinished(jobs: Sequence[Job], keep: Path) -> list[Job]:
+    """The table of cells is written last."""
+    return [job for job in jobs if not (keep / job.name / "cells.parquet").exists()]
 
 
 def read_jobs(plan: Protocol, run: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

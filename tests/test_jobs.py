@@ -1,0 +1,90 @@
+"""The jobs of a study whose networks are trained at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hemomil import commands
+from hemomil.commands import jobs
+from hemomil.errors import SettingsError
+from hemomil.simulate import SimulateSettings, simulate
+
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
+
+FLAGS = {
+    "preset": "paper", "study.methods": ("att", "anomaly+att+sic", "anomaly-quantiles"), "study.runs": 1,
+    "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 1,
+}  # fmt: skip
+TABLES = ("samples.csv", "cells.parquet", "deletion.csv", "metrics.json")
+
+
+def study(cohort: Path, run: Path, **flags: object) -> Path:
+    settings = commands.resolve_settings(flags={**FLAGS, **flags})
+    commands.study(cohort / "manifest.csv", run, settings=settings, cells=cohort / "cells.csv", jobs=1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smaller than the one that tests share: detectors take their time."""
+    folder = tmp_path_factory.mktemp("few") / "cohort"
+    few = SimulateSettings(
+        patients={"control": 4, "scd": 3}, samples=1, images=1, cells=(5, 8), size=(200, 240)
+    )
+    simulate(folder, few)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(cohort, tmp_path_factory.mktemp("together") / "run", **{"study.side_by_side": True})
+
+
+def test_networks_trained_at_once_say_what_they_say_trained_one_by_one(cohort, together, tmp_path):
+    alone = study(cohort, tmp_path / "run")
+    for name, read in (("samples.csv", pd.read_csv), ("cells.parquet", pd.read_parquet)):
+        found, expected = read(together / name), read(alone / name)
+        assert found.columns.tolist() == expected.columns.tolist()
+        for column in found:
+            if column.startswith("prob_"):
+                np.testing.assert_allclose(found[column], expected[column], rtol=1e-3)
+            elif column in ("sample", "fold", "method", "cell_id"):
+                assert found[column].tolist() == expected[column].tolist()
+
+
+def test_a_killed_study_ends_with_the_same_tables(cohort, together, tmp_path, monkeypatch):
+    told = []
+
+    def killed(job, *what):
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        told.append(job.name)
+        tell(job, *what)
+
+    tell = jobs._tell
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "_tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study(cohort, tmp_path / "run", **{"study.side_by_side": True})
+    assert len(told) == 3
+    heard = []
+    monkeypatch.setattr(jobs, "_tell", lambda job, *what: (heard.append(job.name), tell(job, *what)))
+    study(cohort, tmp_path / "run", **{"study.side_by_side": True})
+    assert len(heard) == 3
+    assert not set(heard) & set(told)
+    for name in TABLES:
+        assert (tmp_path / "run" / name).read_bytes() == (together / name).read_bytes(), name
+
+
+def test_one_process_is_not_a_cluster(cohort, tmp_path):
+    settings = commands.resolve_settings(flags={**FLAGS, "study.side_by_side": True})
+    with pytest.raises(SettingsError, match="side_by_side"):
+        commands.study(
+            cohort / "manifest.csv",
+            tmp_path / "run",
+            settings=settings,
+            cells=cohort / "cells.csv",
+            cluster="tcp://127.0.0.1:1",
+        )
