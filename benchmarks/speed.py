@@ -6,7 +6,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- made by benchmarks/speed.py -->\n", "<!-- end -->"
-PARTS = {"mil": "Learning and judging", "store": "The store", "scale": "Scale", "jury": "Is a cell strange?"}
+PARTS = {
+    "table1": "The whole of Table 1 on one GPU",
+    "mil": "Learning and judging",
+    "mil-bf16": "Learning and judging, on a processor that multiplies in bf16",
+    "store": "The store",
+    "scale": "Scale",
+    "jury": "Is a cell strange?",
+}
 HEAD = (
     "| measured | value | range | target | | plain, ours (ms) | error | |\n"
     "|---|---|---|---|---|---|---|---|\n"
@@ -16,14 +23,19 @@ HEAD = (
 def table(name):
     """What one benchmark found, below the machine it ran on."""
     found = json.loads((HERE / "results" / f"{name}.json").read_text())
-    on = found["machine"]
+    return f"### {PARTS[name]}\n\n{where(found['machine'])}\n\n{HEAD}" + "".join(map(line, found["rows"]))
+
+
+def where(on):
+    """What it was measured on, and when."""
+    told = f"{on['date']}, commit {on['commit']}: {on['cpu']}, {on['cores']} cores, torch {on['torch']}"
+    if "gpu" in on:
+        return f"{told}; {on['gpu']}."
     peaks = [f"{on[f'{kind}_gflops']:g} in {kind}" for kind in ("fp32", "bf16") if on.get(f"{kind}_gflops")]
     bf16 = "with" if on["bf16"] else "without"
-    told = (
-        f"{on['date']}, commit {on['commit']}: {on['cpu']}, {on['cores']} cores, {bf16} bf16 instructions, "
-        f"torch {on['torch']}; measured matrix peak of one thread (GFLOP/s): {', '.join(peaks)}."
+    return (
+        f"{told}, {bf16} bf16 instructions; measured matrix peak of one thread (GFLOP/s): {', '.join(peaks)}."
     )
-    return f"### {PARTS[name]}\n\n{told}\n\n{HEAD}" + "".join(map(line, found["rows"]))
 
 
 def line(row):
@@ -31,7 +43,7 @@ def line(row):
     target, verdict = goal(row)
     shown = (
         row["name"],
-        number(row["value"], row["unit"]),
+        number(row["value"], row.get("unit", "")),
         f"{row['low']:.3g} to {row['high']:.3g}" if "low" in row else "",
         target,
         verdict,
@@ -54,7 +66,7 @@ def goal(row):
 
 
 def number(value, unit):
-    return f"{value:.3g} ×" if unit == "x" else f"{value:.3g} {unit}"
+    return f"{value:.3g} {'×' if unit == 'x' else unit}".rstrip()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and the row says so.
 """
 
 import argparse
+import os
 import time
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from hemomil.mil.side_by_side import SideBySide, Training, at_once
 from hemomil.mil.train import Trainer, TrainingBags
 from hemomil.streams import stream_seed
 from mil import ROI, TRAINING_FLOP
-from timing import RESULTS, Row, keep, told
+from timing import RESULTS, Row, commit, cpu_model, keep, told
 
 METHODS = ("att", "att+sic", "anomaly", "anomaly+att", "anomaly+att+sic")
 PATIENTS = {"control": 33, "hs": 13, "scd": 13, "thalassemia": 3, "xerocytosis": 9}
@@ -99,7 +100,7 @@ def held_out(side, asked):
     for at in range(max(map(len, asked))):
         numbers = np.array([[bags[at] if at < len(bags) else -1] for bags in asked])
         pack = side.pack(numbers, np.zeros_like(numbers))
-        z = side.stack.in_bags(side.stack.encoders.encode(side.store, pack), pack)
+        z = side.stack.embed(pack)
         said = side.stack.judge(z, side.references.distances(z), pack).softmax(dim=2).cpu().numpy()
         for number, bags in enumerate(asked):
             if at < len(bags):
@@ -203,7 +204,15 @@ def main():
     if not torch.cuda.is_available():
         print("skipped: the protocol of Table 1 needs a GPU, and there is none")
         return
-    keep(asked.json, protocol(asked.minutes, asked.epochs, asked.cells))
+    on = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    keep(asked.json, on, protocol(asked.minutes, asked.epochs, asked.cells))
 
 
 if __name__ == "__main__":

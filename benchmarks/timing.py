@@ -126,34 +126,23 @@ def peak_gflops(dtype=torch.float32, size=1024):
 def machine():
     """What the numbers were measured on; names no host."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "bf16": has_bf16(),
         "fp32_gflops": round(peak_gflops(), 1),
         "bf16_gflops": round(peak_gflops(torch.bfloat16), 1) if has_bf16() else None,
-        "commit": _commit(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
-    } | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+    }
 
 
-def _cpu_model():
+def cpu_model():
+    """What the processor calls itself."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()
-
-
-def _commit():
-    """Short hash of the commit; with a + where src differs from it."""
-
-    def git(*words):
-        done = subprocess.run(
-            ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "../src") else "")
 
 
 def resident():
@@ -174,18 +163,30 @@ def main(name, about, benchmarks):
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json")
     path = parser.parse_args().json
     torch.set_num_threads(1)
-    keep(path, chain.from_iterable(benchmark() for benchmark in benchmarks))
+    keep(path, machine(), chain.from_iterable(benchmark() for benchmark in benchmarks))
 
 
-def keep(path, found):
-    """Write each row as soon as it is found, and what it was measured on."""
-    print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
+def keep(path, measured_on, found):
+    """Write each row as soon as it is found, below what it was measured on."""
+    print(", ".join(f"{key} {value}" for key, value in measured_on.items()), flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for row in found:
         rows.append(_rounded(asdict(row)))
-        found = {"machine": machine(), "rows": rows}
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        told_of = {"machine": measured_on, "rows": rows}
+        path.write_text(json.dumps(told_of, indent=1, ensure_ascii=False) + "\n")
+
+
+def commit():
+    """Short hash of the commit; with a + where src differs from it."""
+
+    def git(*words):
+        done = subprocess.run(
+            ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "../src") else "")
 
 
 def _rounded(row):

@@ -131,6 +131,15 @@ def test_half_precision_maps_are_near_what_was_given(path):
     np.testing.assert_allclose(maps, ROI, rtol=2**-11, atol=1e-7)
 
 
+@pytest.mark.parametrize("n", [1, 64, 65, 100, 131])
+def test_a_file_of_maps_is_hardly_larger_than_the_maps(path, n):
+    samples = ["s"] * n
+    with StoreWriter(path, cells_of(samples), cohort_of(["s"]), ("roi",)) as writer:
+        writer.write(slice(0, n), "roi", np.broadcast_to(MAPS[0], (n, 256, 14, 14)))
+    size = sum(file.stat().st_size for file in (path / "obsm" / "roi").rglob("*") if file.is_file())
+    assert n * MAPS[0].nbytes <= size <= (n + 1) * MAPS[0].nbytes + 4096
+
+
 MAPS = ROI.astype(np.float16)
 
 

@@ -20,9 +20,9 @@ FLAGS = {
 TABLES = ("samples.csv", "cells.parquet", "deletion.csv", "metrics.json")
 
 
-def study(cohort: Path, run: Path, **flags: object) -> Path:
+def study(cohort: Path, run: Path, *, jobs: int = 1, **flags: object) -> Path:
     settings = commands.resolve_settings(flags={**FLAGS, **flags})
-    commands.study(cohort / "manifest.csv", run, settings=settings, cells=cohort / "cells.csv", jobs=1)
+    commands.study(cohort / "manifest.csv", run, settings=settings, cells=cohort / "cells.csv", jobs=jobs)
     return run
 
 
@@ -39,7 +39,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return study(cohort, tmp_path_factory.mktemp("together") / "run", **{"study.side_by_side": True})
+    return study(cohort, tmp_path_factory.mktemp("together") / "run", jobs=2, **{"study.side_by_side": True})
 
 
 def test_networks_trained_at_once_say_what_they_say_trained_one_by_one(cohort, together, tmp_path):

@@ -40,7 +40,7 @@ def run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int,
     everything = plan.jobs(settings.study.methods)
     todo = _unfinished(everything, keep)
     if todo and _is_side_by_side(settings, here=here):
-        _run_side_by_side(store, everything, settings, keep, talk)
+        _run_side_by_side(store, everything, settings, keep, talk, jobs)
         todo = _unfinished(todo, keep)
     work = (delayed(run_job)(store, job, settings, keep) for job in todo)
     done = Parallel(n_jobs=min(jobs, max(len(todo), 1)), return_as="generator_unordered")(work)
@@ -58,7 +58,9 @@ def _is_side_by_side(settings: Settings, *, here: bool) -> bool:
     return asked
 
 
-def _run_side_by_side(store: Path, jobs: Sequence[Job], settings: Settings, keep: Path, talk: Talk) -> None:
+def _run_side_by_side(
+    store: Path, jobs: Sequence[Job], settings: Settings, keep: Path, talk: Talk, n_threads: int
+) -> None:
     """Those of the jobs whose networks can be trained at once, unless all of them are finished."""
     from hemomil.describe import read_bags
     from hemomil.mil import fit_side_by_side
@@ -75,8 +77,11 @@ def _run_side_by_side(store: Path, jobs: Sequence[Job], settings: Settings, keep
     with talk.counting("training side by side") as progress:
         fit_side_by_side(models, [_those(bags, job.train) for job in some], progress)
     fitted = {job.name: model for job, model in zip(some, models, strict=True)}
-    for job in talk.track(todo, "judging", len(todo)):
-        _tell(job, fitted[job.name], bags, store, settings, keep)
+    work = (delayed(_tell)(job, fitted[job.name], bags, store, settings, keep) for job in todo)
+    at_once = min(n_threads, len(todo))
+    done = Parallel(n_jobs=at_once, prefer="threads", return_as="generator_unordered")(work)
+    for _ in talk.track(done, "judging", len(todo)):
+        pass
 
 
 def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
@@ -105,8 +110,11 @@ def _tell(
     job: Job, model: "AnomalyMIL", bags: dict[str, Bag], store: Path, settings: Settings, keep: Path
 ) -> None:
     """Predict the test samples with a model that was fitted, and keep the tables."""
+    import torch
+
     from hemomil.describe import read_obs
 
+    torch.set_num_threads(1)  # each thread has a number of its own
     train, test = _those(bags, job.train), _those(bags, job.test)
     n_inner = inner_folds(train, settings) if settings.inner_folds else 0
     jury = jury_for(model, train, settings, n_inner=n_inner)

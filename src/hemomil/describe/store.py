@@ -284,9 +284,14 @@ def _make_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
+def _rows_of_chunk(n: int, most: int) -> int:
+    """More than half of `most` rows, so many that the last chunk of n rows in all is filled up the least."""
+    return min(n, most) if n <= most else min(range(most, most // 2, -1), key=lambda rows: -n % rows)
+
+
 def _make_map(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:
     """An array of one shard, which is not written yet: its chunks, of whole rows, lie one after another."""
-    rows = min(rows, shape[0])
+    rows = _rows_of_chunk(shape[0], rows)
     group.create_array(
         name,
         shape=shape,

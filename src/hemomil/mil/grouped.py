@@ -58,6 +58,7 @@ class CellStore:
     ) -> None:
         self.sizes = [len(bag) for bag in bags]
         self.starts = [sum(self.sizes[:bag]) for bag in range(len(bags))]
+        self.device = device
         self.patches = torch.zeros(sum(self.sizes), len(self.ORDER), self.WIDTH, dtype=kind, device=device)
         self.patches[:, :, PATCH] = 1
         order = torch.tensor(self.ORDER, device=device)

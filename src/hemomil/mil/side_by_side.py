@@ -23,7 +23,7 @@ from hemomil.mil.grouped import CellStore, Reading, precision
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.reference import HealthyReference
 from hemomil.mil.settings import MILSettings, Parts
-from hemomil.mil.stack import Bags, Stack
+from hemomil.mil.stack import Bags, MapStack, Stack, VectorStack, VectorStore
 from hemomil.mil.train import fit_healthy, report
 from hemomil.streams import stream, stream_seed
 
@@ -31,7 +31,7 @@ Value = TypeVar("Value")
 
 FILLED = {"cuda": 512}
 """Cells of a step are filled up to a multiple of this: memory let go then fits the next step."""
-LONGEST = 32
+LONGEST = {"cuda": 32}
 """So is the longest bag."""
 CELL_NUMBERS = 150_000
 """That a step keeps of each cell: its patches, and what the gradient needs."""
@@ -123,7 +123,7 @@ def at_once(
         network = MILNetwork(trainings[0].parts, feature_shape, n_classes, settings)
     weights = sum(weight.numel() for weight in network.parameters())
     numbers = CELL_NUMBERS * max(int(largest), settings.chunk_cells) + 2 * WEIGHT_NUMBERS * weights
-    fit = SPARE * _free(store.patches.device) / (numbers * precision(settings).itemsize)
+    fit = SPARE * _free(store.device) / (numbers * precision(settings).itemsize)
     return max(1, int(min(fit, len(trainings))))
 
 
@@ -137,14 +137,14 @@ class SideBySide:
 
     def __init__(
         self,
-        store: CellStore,
+        store: CellStore | VectorStore,
         trainings: Sequence[Training],
         feature_shape: tuple[int, ...],
         n_classes: int,
         settings: MILSettings,
     ) -> None:
         self.store, self.settings = store, settings
-        self.device = store.patches.device
+        self.device = store.device
         # those with most bags first: whoever has a step left is then among the first
         self.order = sorted(range(len(trainings)), key=lambda number: -len(trainings[number].bags))
         self.trainings = [trainings[number] for number in self.order]
@@ -153,7 +153,10 @@ class SideBySide:
         ]
         for network, training in zip(self.networks, self.trainings, strict=True):
             initialise(network, torch.Generator().manual_seed(stream_seed(training.seed, "weights")))
-        self.stack = Stack(self.networks, settings, self.device)
+        if isinstance(store, VectorStore):
+            self.stack: Stack = VectorStack(self.networks, settings, store)
+        else:
+            self.stack = MapStack(self.networks, settings, store)
         sizes = [len(training.bags) for training in self.trainings]
         ends = [number for number in range(1, len(sizes)) if sizes[number] < sizes[number - 1]]
         self.in_step = list(pairwise([0, *ends, len(sizes)]))
@@ -167,6 +170,11 @@ class SideBySide:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self.dropped = [
+            torch.Generator(self.device).manual_seed(stream_seed(training.seed, "dropout"))
+            for training in self.trainings
+        ]
+        """What each network draws the units from that are hidden in a step."""
         measured = [number for number, training in enumerate(self.trainings) if training.parts.distance]
         self.references = References(measured, settings, self.device)
 
@@ -212,8 +220,22 @@ class SideBySide:
 
     def losses(self, bags: Bags, epoch: int) -> Float[Tensor, "A"]:
         """Loss of each network on these bags; distances carry no gradient, as in the paper's code."""
-        z = self.stack.in_bags(self.stack.encoders.encode(self.store, bags), bags)
-        return self.stack.losses(z, self.references.distances(z.detach()), bags, epoch)
+        z = self.stack.embed(bags)
+        distances = self.references.distances(z.detach())
+        return self.stack.losses(self._dropped(z, bags), distances, bags, epoch)
+
+    def _dropped(self, z: Float[Tensor, "A B L H"], bags: Bags) -> Float[Tensor, "A B L H"]:
+        """As `Trainer` hides units: each network draws for its own cells."""
+        share = self.settings.dropout
+        if share == 0:
+            return z
+        drawn = [
+            torch.rand(n, z.shape[3], generator=dropped, device=self.device)
+            for n, dropped in zip(bags.counts, self.dropped, strict=False)
+        ]
+        kept = (torch.cat(drawn) >= share).to(z.dtype).div_(1 - share)
+        factors = z.new_zeros(z.shape).view(-1, z.shape[3]).index_copy_(0, bags.place, kept)
+        return z * factors.view_as(z)
 
     def bags(self, rows: Sequence[Int64[np.ndarray, "_"]]) -> Bags:
         """Some of the bags of each of the first networks, by row."""
@@ -227,14 +249,14 @@ class SideBySide:
     def pack(self, numbers: Int64[np.ndarray, "A B"], targets: Int64[np.ndarray, "A B"]) -> Bags:
         """Bags of the store, -1 where there is none, for each of the first networks."""
         sizes = np.where(numbers >= 0, np.array(self.store.sizes)[numbers], 0)
-        longest = _filled(int(sizes.max()), LONGEST)
+        longest = _filled(int(sizes.max()), LONGEST.get(self.device.type, 1))
         flat = sizes.ravel()
         within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
         cells = np.repeat(np.array(self.store.starts)[numbers.ravel()], flat) + within
         place = np.repeat(np.arange(len(flat)) * longest, flat) + within
         read = self._reading(cells, sizes.sum(axis=1))
         at, counts, classes = map(self._sent, (place, sizes, targets))
-        return Bags(read.cells, read.ends, at, counts, classes, longest)
+        return Bags(read.cells, read.ends, at, counts, classes, longest, sizes.sum(axis=1).tolist())
 
     def _reading(self, cells: Int64[np.ndarray, "T"], counts: Int64[np.ndarray, "A"]) -> Reading:
         """Cells on their way to the device; what fills them up goes to the last network."""
@@ -257,7 +279,7 @@ class SideBySide:
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient[start:end] if end <= n else None
         self.optimiser.step()
-        self.stack.encoders.refresh()
+        self.stack.refresh()
 
     def refit(self) -> None:
         """Fit the healthy references to the control cells as they are embedded now."""
@@ -289,7 +311,7 @@ class SideBySide:
                 known.get(number, np.empty(0, int))[start : start + each] for number in range(len(self.order))
             ]
             counts = np.array([len(part) for part in parts])
-            z = self.stack.encoders.encode(self.store, self._reading(np.concatenate(parts), counts))
+            z = self.stack.encode(self._reading(np.concatenate(parts), counts))
             pieces = torch.split(z[: counts.sum()], counts.tolist())
             for number in numbers:
                 found[number].append(pieces[number])
