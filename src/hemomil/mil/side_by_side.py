@@ -1,7 +1,8 @@
-"""Train several networks of the paper side by side on one device, as `Trainer` trains each of them.
+"""Train several networks side by side on one device, as `Trainer` trains each of them.
 
-The cells of all cohorts lie on the device once. In each step every network reads its next bags; a network
-that has none left waits for the others. Weights are those of `Trainer` but for the order of sums.
+The cells of all bags lie on the device once. In each step every network reads its next bags; a network that
+has none left waits for the others. Weights are those of `Trainer` but for the order of sums. On a GPU this
+keeps the device busy, on a processor it saves calls: a step of a small network is little else.
 
 Axes: M networks, A of them that have bags left, B bags of a step, L cells of the longest bag, H embedding.
 """
@@ -18,13 +19,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hemomil.errors import FeaturesError
-from hemomil.mil.encoder import reads_maps
 from hemomil.mil.grouped import CellStore, Reading, precision
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.reference import HealthyReference
 from hemomil.mil.settings import MILSettings, Parts
+from hemomil.mil.sharing import is_shared
 from hemomil.mil.stack import Bags, MapStack, Stack, VectorStack, VectorStore
-from hemomil.mil.train import fit_healthy, report
+from hemomil.mil.train import TrainingBags, fit_healthy, report
 from hemomil.streams import stream, stream_seed
 
 Value = TypeVar("Value")
@@ -37,6 +38,10 @@ CELL_NUMBERS = 150_000
 """That a step keeps of each cell: its patches, and what the gradient needs."""
 WEIGHT_NUMBERS = 6
 """That a step keeps of each weight: itself, gradient, two moments, a copy, the gradient of that."""
+STEP_CELLS = 8192
+"""Of networks that read vectors, whose steps have more cells, one at a time is as fast: arithmetic counts."""
+STORE_BYTES = 2**29
+"""Vectors of all of them, at most."""
 SPARE = 0.8
 """How much of the memory that is free is used."""
 
@@ -59,14 +64,10 @@ class Training:
         return np.flatnonzero(self.donor_groups >= 0)
 
 
-def can_stand(parts: Parts, feature_shape: tuple[int, ...], settings: MILSettings) -> bool:
-    """Whether networks of this making can stand side by side: those of Table 1, trained as the paper does."""
+def can_stand(parts: Parts, settings: MILSettings) -> bool:
+    """Whether networks of this making can stand side by side: they weigh cells, or add up their votes."""
     return (
-        reads_maps(feature_shape, settings)
-        and parts.pooling == "weighted"
-        and not parts.ensemble
-        and not parts.frozen_reference
-        and settings.dropout == 0
+        parts.pooling in ("weighted", "logsumexp", "instance")
         and settings.reference_updates == "refit"
         and not (parts.distance and settings.crossfit_training)
     )
@@ -107,6 +108,53 @@ def train_side_by_side(
         before = number * settings.epochs
         networks = side.run(partial(report, progress, before, rounds * settings.epochs))
         yield from map(Trained, networks, side.controls())
+
+
+def pays(bags: Sequence[TrainingBags], parts: Sequence[Parts], settings: MILSettings) -> bool:
+    """Whether networks that read vectors are trained faster side by side, in little memory."""
+    cells = _distinct(bags)
+    longest = max(map(len, cells))
+    return (
+        len(bags) > 1
+        and cells[0].dim() == 2
+        and not settings.bfloat16
+        and not is_shared()
+        and settings.batch_bags * longest <= STEP_CELLS
+        and sum(values.nbytes for values in cells) <= STORE_BYTES
+        and all(can_stand(own, settings) for own in parts)
+    )
+
+
+def train_vectors(
+    bags: Sequence[TrainingBags],
+    parts: Sequence[Parts],
+    seeds: Sequence[int],
+    feature_shape: tuple[int, ...],
+    n_classes: int,
+    settings: MILSettings,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda epoch: None,
+) -> list[MILNetwork]:
+    """Train a network on each of these, all of them at once; bags of vectors may be shared."""
+    cells = _distinct(bags)
+    number = {id(values): place for place, values in enumerate(cells)}
+    trainings = [
+        Training(
+            np.array([number[id(values)] for values in known.cells]),
+            known.targets.numpy(),
+            known.donor_groups.numpy(),
+            own,
+            seed,
+        )
+        for known, own, seed in zip(bags, parts, seeds, strict=True)
+    ]
+    store = VectorStore(cells, device)
+    return SideBySide(store, trainings, feature_shape, n_classes, settings).run(progress)
+
+
+def _distinct(bags: Sequence[TrainingBags]) -> list[Tensor]:
+    """The cells of each bag, once."""
+    return list({id(values): values for known in bags for values in known.cells}.values())
 
 
 def at_once(
@@ -175,7 +223,11 @@ class SideBySide:
             for training in self.trainings
         ]
         """What each network draws the units from that are hidden in a step."""
-        measured = [number for number, training in enumerate(self.trainings) if training.parts.distance]
+        measured = [
+            number
+            for number, training in enumerate(self.trainings)
+            if training.parts.distance and not training.parts.frozen_reference
+        ]
         self.references = References(measured, settings, self.device)
 
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> list[MILNetwork]:
