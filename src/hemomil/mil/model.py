@@ -6,7 +6,7 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -34,7 +34,7 @@ from hemomil.mil.side_by_side import (
     train_side_by_side,
     train_vectors,
 )
-from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy, report
+from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
 from hemomil.streams import stream, stream_seed
 from hemomil.types import Bag, Notice, Prediction, class_order
 
@@ -199,19 +199,20 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         core, settings = self.core_, self._settings
         parts = [core.parts.of_member(member) for member in members]
         seeds = [self._member_seed(member) for member in members]
-        shape, n_classes, total = self.feature_shape_, len(self.classes_), len(bags) * settings.epochs
+        shape, n_classes = self.feature_shape_, len(self.classes_)
+        done, total = count(1), len(bags) * settings.epochs
 
-        def told(epoch: int) -> None:
-            for number in range(len(bags)):
-                progress((epoch - 1) * len(bags) + number + 1, total)
+        def tick() -> None:
+            progress(next(done), total)
 
         if pays(bags, parts, settings):
-            return train_vectors(bags, parts, seeds, shape, n_classes, settings, core.device, told)
-        found = []
-        for number, (known, own, seed) in enumerate(zip(bags, parts, seeds, strict=True)):
-            trainer = Trainer(known, own, shape, n_classes, settings, seed=seed, device=core.device)
-            found.append(trainer.run(partial(report, progress, number * settings.epochs, total)))
-        return found
+            return train_vectors(bags, parts, seeds, shape, n_classes, settings, core.device, tick)
+        return [
+            Trainer(known, own, shape, n_classes, settings, seed=seed, device=core.device).run(
+                lambda epoch: tick()
+            )
+            for known, own, seed in zip(bags, parts, seeds, strict=True)
+        ]
 
     def _member_seed(self, member: int) -> int:
         return stream_seed(self.seed, "member", member)

@@ -10,7 +10,7 @@ Axes: M networks, A of them that have bags left, B bags of a step, L cells of th
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from hemomil.mil.reference import HealthyReference
 from hemomil.mil.settings import MILSettings, Parts
 from hemomil.mil.sharing import is_shared
 from hemomil.mil.stack import Bags, MapStack, Stack, VectorStack, VectorStore
-from hemomil.mil.train import TrainingBags, fit_healthy, report
+from hemomil.mil.train import TrainingBags, fit_healthy
 from hemomil.streams import stream, stream_seed
 
 Value = TypeVar("Value")
@@ -39,7 +39,8 @@ CELL_NUMBERS = 150_000
 WEIGHT_NUMBERS = 6
 """That a step keeps of each weight: itself, gradient, two moments, a copy, the gradient of that."""
 STEP_CELLS = 8192
-"""Of networks that read vectors, whose steps have more cells, one at a time is as fast: arithmetic counts."""
+"""Of networks that read vectors, cells of a step of all of them: with more, what is made of them is no longer
+at hand when the gradient needs it, and one at a time is as fast."""
 STORE_BYTES = 2**29
 """Vectors of all of them, at most."""
 SPARE = 0.8
@@ -101,28 +102,33 @@ def train_side_by_side(
 ) -> Iterator[Trained]:
     """Train a network on each of these, as many at once as memory allows; `progress` hears epochs."""
     each = at_once(store, trainings, feature_shape, n_classes, settings)
-    rounds = -(-len(trainings) // each)
-    for number in range(rounds):
-        some = trainings[number * each : (number + 1) * each]
-        side = SideBySide(store, some, feature_shape, n_classes, settings)
-        before = number * settings.epochs
-        networks = side.run(partial(report, progress, before, rounds * settings.epochs))
-        yield from map(Trained, networks, side.controls())
+    starts = range(0, len(trainings), each)
+    done, total = count(1), len(starts) * settings.epochs
+    for start in starts:
+        side = SideBySide(store, trainings[start : start + each], feature_shape, n_classes, settings)
+        networks = side.run(lambda epoch: progress(next(done), total))
+        controls = side.controls()
+        del side  # its memory is for the next ones
+        yield from map(Trained, networks, controls)
 
 
 def pays(bags: Sequence[TrainingBags], parts: Sequence[Parts], settings: MILSettings) -> bool:
     """Whether networks that read vectors are trained faster side by side, in little memory."""
     cells = _distinct(bags)
-    longest = max(map(len, cells))
     return (
         len(bags) > 1
         and cells[0].dim() == 2
         and not settings.bfloat16
         and not is_shared()
-        and settings.batch_bags * longest <= STEP_CELLS
+        and _vectors_at_once(cells, settings) > 1
         and sum(values.nbytes for values in cells) <= STORE_BYTES
         and all(can_stand(own, settings) for own in parts)
     )
+
+
+def _vectors_at_once(cells: Sequence[Float[Tensor, "_ F"]], settings: MILSettings) -> int:
+    """How many networks take a step together."""
+    return STEP_CELLS // (settings.batch_bags * max(map(len, cells)))
 
 
 def train_vectors(
@@ -133,23 +139,42 @@ def train_vectors(
     n_classes: int,
     settings: MILSettings,
     device: torch.device,
-    progress: Callable[[int], None] = lambda epoch: None,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[MILNetwork]:
-    """Train a network on each of these, all of them at once; bags of vectors may be shared."""
+    """Train a network on each of these, those of one making at once; bags of vectors may be shared.
+
+    `tick` is called for each epoch of each network.
+    """
     cells = _distinct(bags)
-    number = {id(values): place for place, values in enumerate(cells)}
-    trainings = [
-        Training(
-            np.array([number[id(values)] for values in known.cells]),
-            known.targets.numpy(),
-            known.donor_groups.numpy(),
-            own,
-            seed,
-        )
-        for known, own, seed in zip(bags, parts, seeds, strict=True)
-    ]
-    store = VectorStore(cells, device)
-    return SideBySide(store, trainings, feature_shape, n_classes, settings).run(progress)
+    store, number = VectorStore(cells, device), {id(values): place for place, values in enumerate(cells)}
+    alike: dict[Parts, list[int]] = {}
+    for network, own in enumerate(parts):
+        alike.setdefault(own, []).append(network)
+    each = max(1, _vectors_at_once(cells, settings))
+    found: dict[int, MILNetwork] = {}
+    for same, networks in alike.items():
+        for start in range(0, len(networks), each):
+            some = networks[start : start + each]
+            trainings = [
+                Training(
+                    np.array([number[id(values)] for values in bags[network].cells]),
+                    bags[network].targets.numpy(),
+                    bags[network].donor_groups.numpy(),
+                    same,
+                    seeds[network],
+                )
+                for network in some
+            ]
+            side = SideBySide(store, trainings, feature_shape, n_classes, settings)
+            trained = side.run(partial(_tell, tick, len(trainings)))
+            found.update(zip(some, trained, strict=True))
+    return [found[network] for network in range(len(parts))]
+
+
+def _tell(tick: Callable[[], None], times: int, epoch: int) -> None:
+    """Of an epoch of so many networks."""
+    for _ in range(times):
+        tick()
 
 
 def _distinct(bags: Sequence[TrainingBags]) -> list[Tensor]:
@@ -193,6 +218,7 @@ class SideBySide:
     ) -> None:
         self.store, self.settings = store, settings
         self.device = store.device
+        self.sizes, self.starts = np.array(store.sizes), np.array(store.starts)
         # those with most bags first: whoever has a step left is then among the first
         self.order = sorted(range(len(trainings)), key=lambda number: -len(trainings[number].bags))
         self.trainings = [trainings[number] for number in self.order]
@@ -286,8 +312,7 @@ class SideBySide:
             for n, dropped in zip(bags.counts, self.dropped, strict=False)
         ]
         kept = (torch.cat(drawn) >= share).to(z.dtype).div_(1 - share)
-        factors = z.new_zeros(z.shape).view(-1, z.shape[3]).index_copy_(0, bags.place, kept)
-        return z * factors.view_as(z)
+        return z * bags.spread(kept).view_as(z)
 
     def bags(self, rows: Sequence[Int64[np.ndarray, "_"]]) -> Bags:
         """Some of the bags of each of the first networks, by row."""
@@ -300,11 +325,11 @@ class SideBySide:
 
     def pack(self, numbers: Int64[np.ndarray, "A B"], targets: Int64[np.ndarray, "A B"]) -> Bags:
         """Bags of the store, -1 where there is none, for each of the first networks."""
-        sizes = np.where(numbers >= 0, np.array(self.store.sizes)[numbers], 0)
+        sizes = np.where(numbers >= 0, self.sizes[numbers], 0)
         longest = _filled(int(sizes.max()), LONGEST.get(self.device.type, 1))
         flat = sizes.ravel()
         within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
-        cells = np.repeat(np.array(self.store.starts)[numbers.ravel()], flat) + within
+        cells = np.repeat(self.starts[numbers.ravel()], flat) + within
         place = np.repeat(np.arange(len(flat)) * longest, flat) + within
         read = self._reading(cells, sizes.sum(axis=1))
         at, counts, classes = map(self._sent, (place, sizes, targets))
@@ -349,7 +374,7 @@ class SideBySide:
     def _control_groups(self, number: int) -> Int64[Tensor, "_"]:
         """Of each control cell of a network, the group of its donor."""
         training = self.trainings[number]
-        sizes = np.array(self.store.sizes)[training.bags[training.controls]]
+        sizes = self.sizes[training.bags[training.controls]]
         return self._sent(np.repeat(training.donor_groups[training.controls], sizes))
 
     @torch.no_grad()
@@ -371,7 +396,7 @@ class SideBySide:
 
     def _control_cells(self, training: Training) -> Int64[np.ndarray, "_"]:
         numbers = training.bags[training.controls]
-        starts, sizes = np.array(self.store.starts)[numbers], np.array(self.store.sizes)[numbers]
+        starts, sizes = self.starts[numbers], self.sizes[numbers]
         return np.concatenate(
             [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
         )

@@ -1,4 +1,4 @@
-"""Networks of the paper side by side: encoders as grouped products, all else on bags of one length.
+"""Networks side by side: encoders of maps as grouped products, all else on bags of one length.
 
 Axes: M networks, A of them (those that read), T cells of all, B bags of each, L cells of the longest bag,
 H embedding, K classes, C inputs and D outputs of a layer.
@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +37,13 @@ class Bags(Reading):
     def real(self) -> Bool[Tensor, "A B L"]:
         """Which places have a cell."""
         return torch.arange(self.longest, device=self.sizes.device) < self.sizes[:, :, None]
+
+    def spread(self, values: Shaped[Tensor, "R *C"]) -> Shaped[Tensor, "P *C"]:
+        """Values of the cells that count, each in its place among A x B x L; zeros elsewhere."""
+        n = self.sizes.numel() * self.longest
+        if n == len(values):
+            return values
+        return values.new_zeros(n, *values.shape[1:]).index_copy(0, self.place, values)
 
 
 class VectorStore:
@@ -74,10 +81,8 @@ class Stack(ABC):
 
     def embed(self, bags: Bags) -> Float[Tensor, "A B L H"]:
         """Embeddings bag by bag; what is filled up means nothing."""
-        z = self.encode(bags)
-        whole = z.new_zeros(bags.sizes.numel() * bags.longest, z.shape[1])
-        filled = whole.index_copy(0, bags.place, z[: len(bags.place)])
-        return filled.view(*bags.sizes.shape, bags.longest, -1)
+        z = bags.spread(self.encode(bags)[: len(bags.place)])
+        return z.view(*bags.sizes.shape, bags.longest, -1)
 
     @property
     def weights(self) -> list[Float[Tensor, "M *D"]]:
@@ -236,9 +241,10 @@ class VectorStack(Stack):
 
     def embed(self, bags: Bags) -> Float[Tensor, "A B L H"]:
         """All of them at once."""
-        rows = bags.cells.new_zeros(bags.sizes.numel() * bags.longest)
-        rows[bags.place] = bags.cells[: len(bags.place)]
-        return self._encoded(self.store.vectors[rows].view(*bags.sizes.shape, bags.longest, -1))
+        rows = bags.spread(bags.cells[: len(bags.place)])
+        return self._encoded(
+            self.store.vectors.index_select(0, rows).view(*bags.sizes.shape, bags.longest, -1)
+        )
 
     def _encoded(self, vectors: Float[Tensor, "A B L F"]) -> Float[Tensor, "A B L H"]:
         z = self._linear(vectors, "encoder.0").relu()
