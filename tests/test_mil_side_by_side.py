@@ -112,7 +112,7 @@ def test_networks_are_trained_at_once_where_it_pays(monkeypatch):
     def asked(cells, number=2, **changes):
         known = TrainingBags(cells, torch.arange(len(cells)) % 3, torch.full((len(cells),), -1))
         settings = MILSettings.preset("default", **changes)
-        return pays([known] * number, [PARTS["lse"]] * number, settings)
+        return pays(known, 2, [PARTS["lse"]] * number, settings)
 
     assert asked(vectors())
     assert not asked(vectors(), number=1)

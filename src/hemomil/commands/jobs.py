@@ -50,12 +50,14 @@ def run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int,
 
 def _is_side_by_side(settings: Settings, *, here: bool) -> bool:
     """As asked for; left open: on a GPU."""
+    asked = settings.study.side_by_side
+    if asked is not None:
+        return asked
+    if settings.mil.device == "cpu" or not here:
+        return False
     from hemomil.mil.model import torch_device
 
-    asked = settings.study.side_by_side
-    if asked is None:
-        return here and torch_device(settings.mil).type == "cuda"
-    return asked
+    return torch_device(settings.mil).type == "cuda"
 
 
 def _run_side_by_side(

@@ -286,7 +286,7 @@ def _make_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str
 
 def _rows_of_chunk(n: int, most: int) -> int:
     """More than half of `most` rows, so many that the last chunk of n rows in all is filled up the least."""
-    return min(n, most) if n <= most else min(range(most, most // 2, -1), key=lambda rows: -n % rows)
+    return n if n <= most else min(range(most, most // 2, -1), key=lambda rows: -n % rows)
 
 
 def _make_map(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:

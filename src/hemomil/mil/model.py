@@ -174,18 +174,23 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with torch.no_grad():  # RoI maps stay in half precision until a step needs them
             flat = cells if core.reads_maps else [core.space.flatten(bag.to(core.device)) for bag in cells]
         bags = TrainingBags(flat, lesson.targets, lesson.groups)
-        everyone = self._standardised(bags, core.space)
-        known = [everyone] * len(core.members)
-        for group, space in enumerate(core.witness_spaces):
-            others = bags.at(torch.tensor(self._without(group, lesson.donors)))
-            known.append(self._standardised(others, cast(FeatureSpace, space)))
-        members = [*range(len(core.members)), *[core.judging] * len(core.witnesses)]
-        trained = self._trained(known, members, progress)
+        everyone, n_members = self._standardised(bags, core.space), len(core.members)
+
+        def known(number: int) -> TrainingBags:
+            if number < n_members:
+                return everyone
+            others = bags.at(torch.tensor(self._without(number - n_members, lesson.donors)))
+            return self._standardised(others, cast(FeatureSpace, core.witness_spaces[number - n_members]))
+
+        members = [*range(n_members), *[core.judging] * len(core.witnesses)]
+        parts = [core.parts.of_member(member) for member in members]
+        at_once = pays(bags, 1 + len(core.witnesses), parts, self._settings)
+        trained = self._trained(known, members, progress, at_once=at_once)
         for number, network in enumerate(trained):
-            if number < len(core.members):
+            if number < n_members:
                 core.networks[number] = network
             else:
-                core.witnesses[number - len(core.members)] = network
+                core.witnesses[number - n_members] = network
 
     @torch.no_grad()
     def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:
@@ -194,24 +199,32 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return bags
         return replace(bags, cells=[space.standardise(vectors) for vectors in bags.cells])
 
-    def _trained(self, bags: list[TrainingBags], members: list[int], progress: Progress) -> list[MILNetwork]:
-        """Networks such as these members of the ensemble, each trained on bags of its own."""
+    def _trained(
+        self,
+        known: Callable[[int], TrainingBags],
+        members: list[int],
+        progress: Progress,
+        *,
+        at_once: bool,
+    ) -> list[MILNetwork]:
+        """Networks such as these members of the ensemble, each trained on bags of its own, by number."""
         core, settings = self.core_, self._settings
         parts = [core.parts.of_member(member) for member in members]
         seeds = [self._member_seed(member) for member in members]
         shape, n_classes = self.feature_shape_, len(self.classes_)
-        done, total = count(1), len(bags) * settings.epochs
+        done, total = count(1), len(members) * settings.epochs
 
         def tick() -> None:
             progress(next(done), total)
 
-        if pays(bags, parts, settings):
+        if at_once:
+            bags = [known(number) for number in range(len(members))]
             return train_vectors(bags, parts, seeds, shape, n_classes, settings, core.device, tick)
         return [
-            Trainer(known, own, shape, n_classes, settings, seed=seed, device=core.device).run(
+            Trainer(known(number), own, shape, n_classes, settings, seed=seed, device=core.device).run(
                 lambda epoch: tick()
             )
-            for known, own, seed in zip(bags, parts, seeds, strict=True)
+            for number, (own, seed) in enumerate(zip(parts, seeds, strict=True))
         ]
 
     def _member_seed(self, member: int) -> int:

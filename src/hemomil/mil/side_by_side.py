@@ -112,21 +112,23 @@ def train_side_by_side(
         yield from map(Trained, networks, controls)
 
 
-def pays(bags: Sequence[TrainingBags], parts: Sequence[Parts], settings: MILSettings) -> bool:
-    """Whether networks that read vectors are trained faster side by side, in little memory."""
-    cells = _distinct(bags)
+def pays(bags: TrainingBags, n_spaces: int, parts: Sequence[Parts], settings: MILSettings) -> bool:
+    """Whether networks that read vectors are trained faster side by side, in little memory.
+
+    `n_spaces`: in how many ways the vectors are standardised.
+    """
     return (
-        len(bags) > 1
-        and cells[0].dim() == 2
+        len(parts) > 1
+        and bags.cells[0].dim() == 2
         and not settings.bfloat16
         and not is_shared()
-        and _vectors_at_once(cells, settings) > 1
-        and sum(values.nbytes for values in cells) <= STORE_BYTES
+        and _vectors_at_once(bags.cells, settings) > 1
+        and n_spaces * sum(values.nbytes for values in bags.cells) <= STORE_BYTES
         and all(can_stand(own, settings) for own in parts)
     )
 
 
-def _vectors_at_once(cells: Sequence[Float[Tensor, "_ F"]], settings: MILSettings) -> int:
+def _vectors_at_once(cells: Sequence[Float[Tensor, "_ ..."]], settings: MILSettings) -> int:
     """How many networks take a step together."""
     return STEP_CELLS // (settings.batch_bags * max(map(len, cells)))
 
