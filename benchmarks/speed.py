@@ -10,7 +10,6 @@ PARTS = {
     "table1": "The whole of Table 1 on one GPU",
     "mil": "Learning and judging",
     "mil-bf16": "Learning and judging, on a processor that multiplies in bf16",
-    "ensemble": "The networks of `default` at once",
     "store": "The store",
     "scale": "Scale",
     "jury": "Is a cell strange?",

@@ -100,7 +100,7 @@ def held_out(side, asked):
     for at in range(max(map(len, asked))):
         numbers = np.array([[bags[at] if at < len(bags) else -1] for bags in asked])
         pack = side.pack(numbers, np.zeros_like(numbers))
-        z = side.stack.embed(pack)
+        z = side.stack.in_bags(side.stack.encoders.encode(side.store, pack), pack)
         said = side.stack.judge(z, side.references.distances(z), pack).softmax(dim=2).cpu().numpy()
         for number, bags in enumerate(asked):
             if at < len(bags):

@@ -66,11 +66,12 @@ def _run_side_by_side(
     """Those of the jobs whose networks can be trained at once, unless all of them are finished."""
     from hemomil.describe import read_bags
     from hemomil.mil import fit_side_by_side
-    from hemomil.mil.model import stands_side_by_side
+    from hemomil.mil.settings import parts_of
+    from hemomil.mil.side_by_side import can_stand
 
     bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
     shape = next(iter(bags.values())).features.shape[1:]
-    some = [job for job in jobs if stands_side_by_side(job.method, shape, settings.mil)]
+    some = [job for job in jobs if can_stand(parts_of(job.method), shape, settings.mil)]
     todo = _unfinished(some, keep)
     if not todo:
         return

@@ -1,7 +1,7 @@
 """The paper's encoder in many networks at once: grouped products, ragged, in as few passes as can be.
 
 Each network reads cells of its own with weights of its own. What is said in `RoiEncoder` of windows and
-padding holds here; gradients are worked out by hand, which saves half of the passes over memory.
+padding holds here; gradients are worked out by hand, which saves passes over memory.
 
 Axes: M networks, A of them (those that read), T cells of all, R rows of a product, H embedding, D outputs,
 P positions and C inputs of a layer's window.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class CellStore:
         self, bags: Sequence[Shaped[Tensor, "_ 256 14 14"]], kind: torch.dtype, device: torch.device
     ) -> None:
         self.sizes = [len(bag) for bag in bags]
-        self.starts = [sum(self.sizes[:bag]) for bag in range(len(bags))]
+        self.starts = np.cumsum([0, *self.sizes])[:-1].tolist()
         self.device = device
         self.patches = torch.zeros(sum(self.sizes), len(self.ORDER), self.WIDTH, dtype=kind, device=device)
         self.patches[:, :, PATCH] = 1

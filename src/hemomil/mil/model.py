@@ -6,7 +6,7 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.core import Core
-from hemomil.mil.encoder import FeatureSpace, reads_maps
+from hemomil.mil.encoder import FeatureSpace
 from hemomil.mil.explanation import explain_bag, pool_again
 from hemomil.mil.network import MILNetwork
 from hemomil.mil.pack import Segments
@@ -26,15 +26,8 @@ from hemomil.mil.pooling import QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
 from hemomil.mil.settings import MILSettings, parts_of
-from hemomil.mil.side_by_side import (
-    Training,
-    can_stand,
-    pays,
-    store_for,
-    train_side_by_side,
-    train_vectors,
-)
-from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
+from hemomil.mil.side_by_side import Training, can_stand, store_for, train_side_by_side
+from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy, report
 from hemomil.streams import stream, stream_seed
 from hemomil.types import Bag, Notice, Prediction, class_order
 
@@ -169,28 +162,21 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return [row for row, patient in enumerate(patients) if self.donor_groups_.get(patient) != group]
 
     def _train(self, lesson: Lesson, progress: Progress) -> None:
-        """Members of an ensemble, then witnesses: each without all bags of a group of control donors."""
-        core, cells = self.core_, lesson.cells
+        core, settings, cells = self.core_, self._settings, lesson.cells
         with torch.no_grad():  # RoI maps stay in half precision until a step needs them
             flat = cells if core.reads_maps else [core.space.flatten(bag.to(core.device)) for bag in cells]
         bags = TrainingBags(flat, lesson.targets, lesson.groups)
-        everyone, n_members = self._standardised(bags, core.space), len(core.members)
-
-        def known(number: int) -> TrainingBags:
-            if number < n_members:
-                return everyone
-            others = bags.at(torch.tensor(self._without(number - n_members, lesson.donors)))
-            return self._standardised(others, cast(FeatureSpace, core.witness_spaces[number - n_members]))
-
-        members = [*range(n_members), *[core.judging] * len(core.witnesses)]
-        parts = [core.parts.of_member(member) for member in members]
-        at_once = pays(bags, 1 + len(core.witnesses), parts, self._settings)
-        trained = self._trained(known, members, progress, at_once=at_once)
-        for number, network in enumerate(trained):
-            if number < n_members:
-                core.networks[number] = network
-            else:
-                core.witnesses[number - n_members] = network
+        everyone = self._standardised(bags, core.space)
+        n_members, n_witnesses = len(core.members), len(core.witnesses)
+        total = (n_members + n_witnesses) * settings.epochs
+        for member in range(n_members):
+            told = partial(report, progress, member * settings.epochs, total)
+            core.networks[member] = self._trained(everyone, member, told)
+        for group in range(n_witnesses):
+            told = partial(report, progress, (n_members + group) * settings.epochs, total)
+            others = bags.at(torch.tensor(self._without(group, lesson.donors)))
+            known = self._standardised(others, cast(FeatureSpace, core.witness_spaces[group]))
+            core.witnesses[group] = self._trained(known, core.judging, told)
 
     @torch.no_grad()
     def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:
@@ -199,33 +185,18 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return bags
         return replace(bags, cells=[space.standardise(vectors) for vectors in bags.cells])
 
-    def _trained(
-        self,
-        known: Callable[[int], TrainingBags],
-        members: list[int],
-        progress: Progress,
-        *,
-        at_once: bool,
-    ) -> list[MILNetwork]:
-        """Networks such as these members of the ensemble, each trained on bags of its own, by number."""
-        core, settings = self.core_, self._settings
-        parts = [core.parts.of_member(member) for member in members]
-        seeds = [self._member_seed(member) for member in members]
-        shape, n_classes = self.feature_shape_, len(self.classes_)
-        done, total = count(1), len(members) * settings.epochs
-
-        def tick() -> None:
-            progress(next(done), total)
-
-        if at_once:
-            bags = [known(number) for number in range(len(members))]
-            return train_vectors(bags, parts, seeds, shape, n_classes, settings, core.device, tick)
-        return [
-            Trainer(known(number), own, shape, n_classes, settings, seed=seed, device=core.device).run(
-                lambda epoch: tick()
-            )
-            for number, (own, seed) in enumerate(zip(parts, seeds, strict=True))
-        ]
+    def _trained(self, bags: TrainingBags, member: int, told: Callable[[int], None]) -> MILNetwork:
+        """A network such as this member of the ensemble, trained on these bags."""
+        trainer = Trainer(
+            bags,
+            self.core_.parts.of_member(member),
+            self.feature_shape_,
+            len(self.classes_),
+            self._settings,
+            seed=self._member_seed(member),
+            device=self.core_.device,
+        )
+        return trainer.run(told)
 
     def _member_seed(self, member: int) -> int:
         return stream_seed(self.seed, "member", member)
@@ -417,7 +388,7 @@ def fit_side_by_side(
     shape = check_bags(_distinct(bags))
     together: dict[tuple[MILSettings, int], list[_Fit]] = {}
     for model, own in zip(models, bags, strict=True):
-        if stands_side_by_side(model.method, shape, model._settings):
+        if can_stand(parts_of(model.method), shape, model._settings):
             lesson = model._begin(own, None, None, shape)
             fit = _Fit(model, own, lesson)
             together.setdefault((model._settings, len(model.classes_)), []).append(fit)
@@ -425,12 +396,6 @@ def fit_side_by_side(
             model.fit(own, progress=progress)
     for fits in together.values():
         _fit_together(fits, progress)
-
-
-def stands_side_by_side(method: str, feature_shape: tuple[int, ...], settings: MILSettings) -> bool:
-    """Whether `fit_side_by_side` trains models of this method at once."""
-    parts = parts_of(method)
-    return reads_maps(feature_shape, settings) and not parts.ensemble and can_stand(parts, settings)
 
 
 class _Fit(NamedTuple):

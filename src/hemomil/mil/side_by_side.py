@@ -1,8 +1,7 @@
-"""Train several networks side by side on one device, as `Trainer` trains each of them.
+"""Train several networks of the paper side by side on one device, as `Trainer` trains each of them.
 
-The cells of all bags lie on the device once. In each step every network reads its next bags; a network that
-has none left waits for the others. Weights are those of `Trainer` but for the order of sums. On a GPU this
-keeps the device busy, on a processor it saves calls: a step of a small network is little else.
+The cells of all cohorts lie on the device once. In each step every network reads its next bags; a network
+that has none left waits for the others. Weights are those of `Trainer` but for the order of sums.
 
 Axes: M networks, A of them that have bags left, B bags of a step, L cells of the longest bag, H embedding.
 """
@@ -10,7 +9,7 @@ Axes: M networks, A of them that have bags left, B bags of a step, L cells of th
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -19,30 +18,25 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hemomil.errors import FeaturesError
+from hemomil.mil.encoder import reads_maps
 from hemomil.mil.grouped import CellStore, Reading, precision
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.reference import HealthyReference
 from hemomil.mil.settings import MILSettings, Parts
-from hemomil.mil.sharing import is_shared
-from hemomil.mil.stack import Bags, MapStack, Stack, VectorStack, VectorStore
-from hemomil.mil.train import TrainingBags, fit_healthy
+from hemomil.mil.stack import Bags, Stack
+from hemomil.mil.train import fit_healthy, report
 from hemomil.streams import stream, stream_seed
 
 Value = TypeVar("Value")
 
 FILLED = {"cuda": 512}
 """Cells of a step are filled up to a multiple of this: memory let go then fits the next step."""
-LONGEST = {"cuda": 32}
+LONGEST = 32
 """So is the longest bag."""
 CELL_NUMBERS = 150_000
 """That a step keeps of each cell: its patches, and what the gradient needs."""
 WEIGHT_NUMBERS = 6
 """That a step keeps of each weight: itself, gradient, two moments, a copy, the gradient of that."""
-STEP_CELLS = 8192
-"""Of networks that read vectors, cells of a step of all of them: with more, what is made of them is no longer
-at hand when the gradient needs it, and one at a time is as fast."""
-STORE_BYTES = 2**29
-"""Vectors of all of them, at most."""
 SPARE = 0.8
 """How much of the memory that is free is used."""
 
@@ -65,10 +59,14 @@ class Training:
         return np.flatnonzero(self.donor_groups >= 0)
 
 
-def can_stand(parts: Parts, settings: MILSettings) -> bool:
-    """Whether networks of this making can stand side by side: they weigh cells, or add up their votes."""
+def can_stand(parts: Parts, feature_shape: tuple[int, ...], settings: MILSettings) -> bool:
+    """Whether networks of this making can stand side by side: those of Table 1, trained as the paper does."""
     return (
-        parts.pooling in ("weighted", "logsumexp", "instance")
+        reads_maps(feature_shape, settings)
+        and parts.pooling == "weighted"
+        and not parts.ensemble
+        and not parts.frozen_reference
+        and settings.dropout == 0
         and settings.reference_updates == "refit"
         and not (parts.distance and settings.crossfit_training)
     )
@@ -102,86 +100,15 @@ def train_side_by_side(
 ) -> Iterator[Trained]:
     """Train a network on each of these, as many at once as memory allows; `progress` hears epochs."""
     each = at_once(store, trainings, feature_shape, n_classes, settings)
-    starts = range(0, len(trainings), each)
-    done, total = count(1), len(starts) * settings.epochs
-    for start in starts:
-        side = SideBySide(store, trainings[start : start + each], feature_shape, n_classes, settings)
-        networks = side.run(lambda epoch: progress(next(done), total))
+    rounds = -(-len(trainings) // each)
+    for number in range(rounds):
+        some = trainings[number * each : (number + 1) * each]
+        side = SideBySide(store, some, feature_shape, n_classes, settings)
+        before = number * settings.epochs
+        networks = side.run(partial(report, progress, before, rounds * settings.epochs))
         controls = side.controls()
         del side  # its memory is for the next ones
         yield from map(Trained, networks, controls)
-
-
-def pays(bags: TrainingBags, n_spaces: int, parts: Sequence[Parts], settings: MILSettings) -> bool:
-    """Whether networks that read vectors are trained faster side by side, in little memory.
-
-    `n_spaces`: in how many ways the vectors are standardised.
-    """
-    return (
-        len(parts) > 1
-        and bags.cells[0].dim() == 2
-        and not settings.bfloat16
-        and not is_shared()
-        and _vectors_at_once(bags.cells, settings) > 1
-        and n_spaces * sum(values.nbytes for values in bags.cells) <= STORE_BYTES
-        and all(can_stand(own, settings) for own in parts)
-    )
-
-
-def _vectors_at_once(cells: Sequence[Float[Tensor, "_ ..."]], settings: MILSettings) -> int:
-    """How many networks take a step together."""
-    return STEP_CELLS // (settings.batch_bags * max(map(len, cells)))
-
-
-def train_vectors(
-    bags: Sequence[TrainingBags],
-    parts: Sequence[Parts],
-    seeds: Sequence[int],
-    feature_shape: tuple[int, ...],
-    n_classes: int,
-    settings: MILSettings,
-    device: torch.device,
-    tick: Callable[[], None] = lambda: None,
-) -> list[MILNetwork]:
-    """Train a network on each of these, those of one making at once; bags of vectors may be shared.
-
-    `tick` is called for each epoch of each network.
-    """
-    cells = _distinct(bags)
-    store, number = VectorStore(cells, device), {id(values): place for place, values in enumerate(cells)}
-    alike: dict[Parts, list[int]] = {}
-    for network, own in enumerate(parts):
-        alike.setdefault(own, []).append(network)
-    each = max(1, _vectors_at_once(cells, settings))
-    found: dict[int, MILNetwork] = {}
-    for same, networks in alike.items():
-        for start in range(0, len(networks), each):
-            some = networks[start : start + each]
-            trainings = [
-                Training(
-                    np.array([number[id(values)] for values in bags[network].cells]),
-                    bags[network].targets.numpy(),
-                    bags[network].donor_groups.numpy(),
-                    same,
-                    seeds[network],
-                )
-                for network in some
-            ]
-            side = SideBySide(store, trainings, feature_shape, n_classes, settings)
-            trained = side.run(partial(_tell, tick, len(trainings)))
-            found.update(zip(some, trained, strict=True))
-    return [found[network] for network in range(len(parts))]
-
-
-def _tell(tick: Callable[[], None], times: int, epoch: int) -> None:
-    """Of an epoch of so many networks."""
-    for _ in range(times):
-        tick()
-
-
-def _distinct(bags: Sequence[TrainingBags]) -> list[Tensor]:
-    """The cells of each bag, once."""
-    return list({id(values): values for known in bags for values in known.cells}.values())
 
 
 def at_once(
@@ -212,7 +139,7 @@ class SideBySide:
 
     def __init__(
         self,
-        store: CellStore | VectorStore,
+        store: CellStore,
         trainings: Sequence[Training],
         feature_shape: tuple[int, ...],
         n_classes: int,
@@ -229,10 +156,7 @@ class SideBySide:
         ]
         for network, training in zip(self.networks, self.trainings, strict=True):
             initialise(network, torch.Generator().manual_seed(stream_seed(training.seed, "weights")))
-        if isinstance(store, VectorStore):
-            self.stack: Stack = VectorStack(self.networks, settings, store)
-        else:
-            self.stack = MapStack(self.networks, settings, store)
+        self.stack = Stack(self.networks, settings, self.device)
         sizes = [len(training.bags) for training in self.trainings]
         ends = [number for number in range(1, len(sizes)) if sizes[number] < sizes[number - 1]]
         self.in_step = list(pairwise([0, *ends, len(sizes)]))
@@ -246,16 +170,7 @@ class SideBySide:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.dropped = [
-            torch.Generator(self.device).manual_seed(stream_seed(training.seed, "dropout"))
-            for training in self.trainings
-        ]
-        """What each network draws the units from that are hidden in a step."""
-        measured = [
-            number
-            for number, training in enumerate(self.trainings)
-            if training.parts.distance and not training.parts.frozen_reference
-        ]
+        measured = [number for number, training in enumerate(self.trainings) if training.parts.distance]
         self.references = References(measured, settings, self.device)
 
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> list[MILNetwork]:
@@ -300,21 +215,8 @@ class SideBySide:
 
     def losses(self, bags: Bags, epoch: int) -> Float[Tensor, "A"]:
         """Loss of each network on these bags; distances carry no gradient, as in the paper's code."""
-        z = self.stack.embed(bags)
-        distances = self.references.distances(z.detach())
-        return self.stack.losses(self._dropped(z, bags), distances, bags, epoch)
-
-    def _dropped(self, z: Float[Tensor, "A B L H"], bags: Bags) -> Float[Tensor, "A B L H"]:
-        """As `Trainer` hides units: each network draws for its own cells."""
-        share = self.settings.dropout
-        if share == 0:
-            return z
-        drawn = [
-            torch.rand(n, z.shape[3], generator=dropped, device=self.device)
-            for n, dropped in zip(bags.counts, self.dropped, strict=False)
-        ]
-        kept = (torch.cat(drawn) >= share).to(z.dtype).div_(1 - share)
-        return z * bags.spread(kept).view_as(z)
+        z = self.stack.in_bags(self.stack.encoders.encode(self.store, bags), bags)
+        return self.stack.losses(z, self.references.distances(z.detach()), bags, epoch)
 
     def bags(self, rows: Sequence[Int64[np.ndarray, "_"]]) -> Bags:
         """Some of the bags of each of the first networks, by row."""
@@ -328,14 +230,14 @@ class SideBySide:
     def pack(self, numbers: Int64[np.ndarray, "A B"], targets: Int64[np.ndarray, "A B"]) -> Bags:
         """Bags of the store, -1 where there is none, for each of the first networks."""
         sizes = np.where(numbers >= 0, self.sizes[numbers], 0)
-        longest = _filled(int(sizes.max()), LONGEST.get(self.device.type, 1))
+        longest = _filled(int(sizes.max()), LONGEST)
         flat = sizes.ravel()
         within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
         cells = np.repeat(self.starts[numbers.ravel()], flat) + within
         place = np.repeat(np.arange(len(flat)) * longest, flat) + within
         read = self._reading(cells, sizes.sum(axis=1))
         at, counts, classes = map(self._sent, (place, sizes, targets))
-        return Bags(read.cells, read.ends, at, counts, classes, longest, sizes.sum(axis=1).tolist())
+        return Bags(read.cells, read.ends, at, counts, classes, longest)
 
     def _reading(self, cells: Int64[np.ndarray, "T"], counts: Int64[np.ndarray, "A"]) -> Reading:
         """Cells on their way to the device; what fills them up goes to the last network."""
@@ -358,7 +260,7 @@ class SideBySide:
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient[start:end] if end <= n else None
         self.optimiser.step()
-        self.stack.refresh()
+        self.stack.encoders.refresh()
 
     def refit(self) -> None:
         """Fit the healthy references to the control cells as they are embedded now."""
@@ -390,7 +292,7 @@ class SideBySide:
                 known.get(number, np.empty(0, int))[start : start + each] for number in range(len(self.order))
             ]
             counts = np.array([len(part) for part in parts])
-            z = self.stack.encode(self._reading(np.concatenate(parts), counts))
+            z = self.stack.encoders.encode(self.store, self._reading(np.concatenate(parts), counts))
             pieces = torch.split(z[: counts.sum()], counts.tolist())
             for number in numbers:
                 found[number].append(pieces[number])
