@@ -88,3 +88,10 @@ def test_one_process_is_not_a_cluster(cohort, tmp_path):
             cells=cohort / "cells.csv",
             cluster="tcp://127.0.0.1:1",
         )
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_any_work(cohort, tmp_path):
+    settings = commands.resolve_settings(flags={**FLAGS, "mil.device": "cuda:77"})
+    with pytest.raises(SettingsError, match="cuda:77"):
+        commands.study(cohort / "manifest.csv", tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from hemomil.commands.confounders import gather_facts
 from hemomil.commands.console import SILENT, Talk
 from hemomil.commands.curves import write_curves
 from hemomil.commands.energy import metered
-from hemomil.commands.jobs import read_jobs, run_jobs
+from hemomil.commands.jobs import is_side_by_side, read_jobs, run_jobs
 from hemomil.commands.page import write_page
 from hemomil.commands.protocol import Protocol, protocol
 from hemomil.commands.run_folder import RunFolder, open_run
@@ -23,7 +23,6 @@ from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.table1 import write_table1
 from hemomil.commands.tables import blank_rows, write_cells, write_table
 from hemomil.commands.workers import workers
-from hemomil.errors import SettingsError
 from hemomil.files import write_json
 from hemomil.report.tables import shown_method
 from hemomil.stats import (
@@ -58,11 +57,7 @@ def study(
     settings = settings_for(source, settings)
     plan = protocol(source.cohort, settings)
     evaluated = evaluated_samples(source, settings)
-    if cluster is not None and settings.study.side_by_side:
-        raise SettingsError(
-            "study.side_by_side trains in one process on this machine, --cluster on others",
-            hint="leave out one of the two",
-        )
+    side_by_side = is_side_by_side(settings, here=cluster is None)
     where = workers(cluster)
     run = open_run(output, "study", settings, source.inputs, force=force)
     run.notices.extend(plan.notices)
@@ -71,7 +66,7 @@ def study(
         with metered(run.facts, settings.country):
             store = prepare(source, run, talk, jobs=n_jobs)
             with run.timed("study"), where:
-                run_jobs(store, plan, run, talk, n_jobs, here=cluster is None)
+                run_jobs(store, plan, run, talk, n_jobs, side_by_side=side_by_side)
         samples, cell_table, deleted = read_jobs(plan, run)
         samples = _with_blanks(samples, source, plan, settings)
         seen, unseen = _apart(samples, plan)

@@ -22,6 +22,7 @@ from hemomil.commands.protocol import Job, Protocol
 from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.settings import Settings
 from hemomil.commands.tables import cell_rows, deletion_rows, sample_rows, write_cells
+from hemomil.errors import SettingsError
 from hemomil.explain import deletion_curve
 from hemomil.files import written_whole
 from hemomil.streams import stream_seed
@@ -31,33 +32,41 @@ if TYPE_CHECKING:
     from hemomil.mil import AnomalyMIL
 
 
-def run_jobs(store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int, *, here: bool) -> None:
-    """All jobs but those that an earlier, killed run has finished. `here`: on this machine, not on a cluster.
+def is_side_by_side(settings: Settings, *, here: bool) -> bool:
+    """Whether networks are to be trained at once: as asked for; left open: on a GPU. `here`: on this machine.
 
-    Raises SettingsError for a device that is not there.
+    Raises SettingsError for a device that is not there, or for one process asked for on a cluster.
     """
+    asked = settings.study.side_by_side
+    if not here:
+        if asked:
+            raise SettingsError(
+                "study.side_by_side trains in one process on this machine, --cluster on others",
+                hint="leave out one of the two",
+            )
+        return False
+    if settings.mil.device == "cpu":
+        return bool(asked)
+    from hemomil.mil.model import torch_device
+
+    on_gpu = torch_device(settings.mil).type == "cuda"
+    return on_gpu if asked is None else asked
+
+
+def run_jobs(
+    store: Path, plan: Protocol, run: RunFolder, talk: Talk, jobs: int, *, side_by_side: bool
+) -> None:
+    """All jobs but those that an earlier, killed run has finished."""
     keep, settings = run.work / "jobs", run.settings
     everything = plan.jobs(settings.study.methods)
     todo = _unfinished(everything, keep)
-    if todo and _is_side_by_side(settings, here=here):
+    if todo and side_by_side:
         _run_side_by_side(store, everything, settings, keep, talk, jobs)
         todo = _unfinished(todo, keep)
     work = (delayed(run_job)(store, job, settings, keep) for job in todo)
     done = Parallel(n_jobs=min(jobs, max(len(todo), 1)), return_as="generator_unordered")(work)
     for _ in talk.track(done, "training", len(todo)):
         pass
-
-
-def _is_side_by_side(settings: Settings, *, here: bool) -> bool:
-    """As asked for; left open: on a GPU."""
-    asked = settings.study.side_by_side
-    if asked is not None:
-        return asked
-    if settings.mil.device == "cpu" or not here:
-        return False
-    from hemomil.mil.model import torch_device
-
-    return torch_device(settings.mil).type == "cuda"
 
 
 def _run_side_by_side(

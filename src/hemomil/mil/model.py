@@ -474,6 +474,7 @@ def torch_device(settings: MILSettings) -> torch.device:
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name.startswith("cuda") and (n_gpus == 0 or (torch.device(name).index or 0) >= n_gpus):
         raise SettingsError(f"no device {name!r} here", hint="set mil.device to cpu or auto")
     return torch.device(name)
