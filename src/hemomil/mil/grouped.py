@@ -57,13 +57,15 @@ class CellStore:
     def __init__(
         self, bags: Sequence[Shaped[Tensor, "_ 256 14 14"]], kind: torch.dtype, device: torch.device
     ) -> None:
-        self.sizes = [len(bag) for bag in bags]
-        self.starts = np.cumsum([0, *self.sizes])[:-1].tolist()
+        self.sizes = np.array([len(bag) for bag in bags])
+        self.starts = np.cumsum(self.sizes) - self.sizes
         self.device = device
-        self.patches = torch.zeros(sum(self.sizes), len(self.ORDER), self.WIDTH, dtype=kind, device=device)
+        self.patches = torch.zeros(
+            int(self.sizes.sum()), len(self.ORDER), self.WIDTH, dtype=kind, device=device
+        )
         self.patches[:, :, PATCH] = 1
         order = torch.tensor(self.ORDER, device=device)
-        for start, bag in zip(self.starts, bags, strict=True):
+        for start, bag in zip(self.starts.tolist(), bags, strict=True):
             for at, piece in enumerate(torch.split(bag, PIECE)):
                 to = self.patches[start + at * PIECE :][: len(piece)]
                 to[:, :, :PATCH] = RoiEncoder.patches(piece.to(device))[:, order].to(kind)

@@ -27,7 +27,7 @@ from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
 from hemomil.mil.settings import MILSettings, parts_of
 from hemomil.mil.side_by_side import Training, can_stand, store_for, train_side_by_side
-from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy, report
+from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
 from hemomil.streams import stream, stream_seed
 from hemomil.types import Bag, Notice, Prediction, class_order
 
@@ -170,10 +170,10 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_members, n_witnesses = len(core.members), len(core.witnesses)
         total = (n_members + n_witnesses) * settings.epochs
         for member in range(n_members):
-            told = partial(report, progress, member * settings.epochs, total)
+            told = partial(_report, progress, member * settings.epochs, total)
             core.networks[member] = self._trained(everyone, member, told)
         for group in range(n_witnesses):
-            told = partial(report, progress, (n_members + group) * settings.epochs, total)
+            told = partial(_report, progress, (n_members + group) * settings.epochs, total)
             others = bags.at(torch.tensor(self._without(group, lesson.donors)))
             known = self._standardised(others, cast(FeatureSpace, core.witness_spaces[group]))
             core.witnesses[group] = self._trained(known, core.judging, told)
@@ -448,6 +448,10 @@ def _n_groups(groups: Int64[Tensor, "S"]) -> int:
     """Groups of control donors; 0 where there is one only, which cannot be left out."""
     last = int(groups.max())
     return last + 1 if last > 0 else 0
+
+
+def _report(progress: Progress, before: int, total: int, epoch: int) -> None:
+    progress(before + epoch, total)
 
 
 def _others(bag: Bag, cells: Int[np.ndarray, "_"]) -> Int64[Tensor, "_"]:

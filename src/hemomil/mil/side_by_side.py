@@ -8,8 +8,7 @@ Axes: M networks, A of them that have bags left, B bags of a step, L cells of th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.reference import HealthyReference
 from hemomil.mil.settings import MILSettings, Parts
 from hemomil.mil.stack import Bags, Stack
-from hemomil.mil.train import fit_healthy, report
+from hemomil.mil.train import fit_healthy
 from hemomil.streams import stream, stream_seed
 
 Value = TypeVar("Value")
@@ -100,12 +99,11 @@ def train_side_by_side(
 ) -> Iterator[Trained]:
     """Train a network on each of these, as many at once as memory allows; `progress` hears epochs."""
     each = at_once(store, trainings, feature_shape, n_classes, settings)
-    rounds = -(-len(trainings) // each)
-    for number in range(rounds):
-        some = trainings[number * each : (number + 1) * each]
-        side = SideBySide(store, some, feature_shape, n_classes, settings)
-        before = number * settings.epochs
-        networks = side.run(partial(report, progress, before, rounds * settings.epochs))
+    starts = range(0, len(trainings), each)
+    done, total = count(1), len(starts) * settings.epochs
+    for start in starts:
+        side = SideBySide(store, trainings[start : start + each], feature_shape, n_classes, settings)
+        networks = side.run(lambda epoch: progress(next(done), total))
         controls = side.controls()
         del side  # its memory is for the next ones
         yield from map(Trained, networks, controls)
@@ -120,7 +118,7 @@ def at_once(
 ) -> int:
     """How many networks can be trained side by side; at least one, whatever becomes of it."""
     bags = np.unique(np.concatenate([training.bags for training in trainings]))
-    largest = np.sort(np.array(store.sizes)[bags])[-settings.batch_bags :].sum()
+    largest = np.sort(store.sizes[bags])[-settings.batch_bags :].sum()
     with torch.device("meta"):
         network = MILNetwork(trainings[0].parts, feature_shape, n_classes, settings)
     weights = sum(weight.numel() for weight in network.parameters())
@@ -147,7 +145,6 @@ class SideBySide:
     ) -> None:
         self.store, self.settings = store, settings
         self.device = store.device
-        self.sizes, self.starts = np.array(store.sizes), np.array(store.starts)
         # those with most bags first: whoever has a step left is then among the first
         self.order = sorted(range(len(trainings)), key=lambda number: -len(trainings[number].bags))
         self.trainings = [trainings[number] for number in self.order]
@@ -187,8 +184,8 @@ class SideBySide:
         """From the order of the stack to that of the trainings."""
         return [values[number] for number in np.argsort(self.order)]
 
-    def epoch(self, epoch: int) -> Float[Tensor, "_"]:
-        """Every network passes over its bags, in an order of its own; the sum of the losses of each step."""
+    def epoch(self, epoch: int) -> None:
+        """Every network passes over its bags, in an order of its own."""
         size = self.settings.batch_bags
         orders = [
             stream(training.seed, "order", epoch).permutation(len(training.bags))
@@ -198,13 +195,11 @@ class SideBySide:
         for start in range(0, len(orders[0]), size):
             rows = [order[start : start + size] for order in orders if len(order) > start]
             found.append(self.step(self.bags(rows), epoch))
-        whole = torch.stack(found)
-        if not torch.isfinite(whole).all():
+        if not torch.isfinite(torch.stack(found)).all():  # asked once, as the device is waited for
             raise FeaturesError(
                 f"the loss of a network became infinite in epoch {epoch + 1}",
                 hint="lower mil.learning_rate, or look for extreme values among the features",
             )
-        return whole
 
     def step(self, bags: Bags, epoch: int) -> Float[Tensor, ""]:
         """One step of each network; the sum of their losses."""
@@ -229,12 +224,11 @@ class SideBySide:
 
     def pack(self, numbers: Int64[np.ndarray, "A B"], targets: Int64[np.ndarray, "A B"]) -> Bags:
         """Bags of the store, -1 where there is none, for each of the first networks."""
-        sizes = np.where(numbers >= 0, self.sizes[numbers], 0)
+        sizes = np.where(numbers >= 0, self.store.sizes[numbers], 0)
         longest = _filled(int(sizes.max()), LONGEST)
         flat = sizes.ravel()
-        within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
-        cells = np.repeat(self.starts[numbers.ravel()], flat) + within
-        place = np.repeat(np.arange(len(flat)) * longest, flat) + within
+        cells = _ranges(self.store.starts[numbers.ravel()], flat)
+        place = _ranges(np.arange(len(flat)) * longest, flat)
         read = self._reading(cells, sizes.sum(axis=1))
         at, counts, classes = map(self._sent, (place, sizes, targets))
         return Bags(read.cells, read.ends, at, counts, classes, longest)
@@ -278,7 +272,7 @@ class SideBySide:
     def _control_groups(self, number: int) -> Int64[Tensor, "_"]:
         """Of each control cell of a network, the group of its donor."""
         training = self.trainings[number]
-        sizes = self.sizes[training.bags[training.controls]]
+        sizes = self.store.sizes[training.bags[training.controls]]
         return self._sent(np.repeat(training.donor_groups[training.controls], sizes))
 
     @torch.no_grad()
@@ -300,10 +294,7 @@ class SideBySide:
 
     def _control_cells(self, training: Training) -> Int64[np.ndarray, "_"]:
         numbers = training.bags[training.controls]
-        starts, sizes = self.starts[numbers], self.sizes[numbers]
-        return np.concatenate(
-            [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-        )
+        return _ranges(self.store.starts[numbers], self.store.sizes[numbers])
 
 
 class References:
@@ -341,6 +332,12 @@ class References:
             steepness = 2 / self.spread[:some, None]
             far = nn.functional.logsigmoid(steepness * (far - self.centre[:some, None]))
         return found.index_copy(0, rows, far.to(z.dtype).view(some, *z.shape[1:3]))
+
+
+def _ranges(starts: Int64[np.ndarray, "S"], sizes: Int64[np.ndarray, "S"]) -> Int64[np.ndarray, "_"]:
+    """So many numbers from each of the starts on, one range behind the other."""
+    found: np.ndarray = np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    return found
 
 
 def _filled(number: int, to: int) -> int:

@@ -350,8 +350,3 @@ def fit_healthy(
     fitted = fit_crossfitted(z, groups, settings, seed)
     reference.set_scale(fitted.distance(z, groups))
     return fitted
-
-
-def report(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
-    """Tell of an epoch done after so many before, of so many in all."""
-    progress(before + epoch, total)
