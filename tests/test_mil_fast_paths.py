@@ -197,10 +197,21 @@ def test_what_is_read_in_chunks_is_put_together_in_order():
         assert torch.equal(total, cells.sum(dim=1))
 
 
-def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch):
-    before = weights_after_an_epoch()
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch, bfloat16):
+    before = weights_after_an_epoch(bfloat16=bfloat16)
     monkeypatch.setattr(train, "LAID_OUT_BYTES", 0)
-    assert torch.equal(weights_after_an_epoch(), before)
+    assert torch.equal(weights_after_an_epoch(bfloat16=bfloat16), before)
+
+
+@pytest.mark.parametrize("rounded", [2, 5, 8])
+def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(rounded, monkeypatch):
+    monkeypatch.setattr(encoder_module, "ROUNDED", rounded)
+    maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).half()
+    patches = RoiEncoder.patches(maps)
+    found = encoder_module._by_windows(patches, torch.bfloat16)
+    assert torch.equal(found, encoder_module._by_windows(patches.bfloat16(), torch.bfloat16))
+    assert torch.equal(found.float(), encoder_module._by_windows(patches.float(), torch.float32).bfloat16())
 
 
 @pytest.mark.parametrize("pending", [1, 7, 1000])
@@ -266,5 +277,11 @@ def test_bfloat16_is_asked_for_and_costs_a_hundredth():
     assert other.dtype == torch.float32
     assert not torch.equal(z, other)
     assert torch.linalg.vector_norm(other - z) < 0.01 * torch.linalg.vector_norm(z)
+    z.square().sum().backward()
+    other.square().sum().backward()
+    for ours, theirs in zip(
+        rough.network.encoder.parameters(), exact.network.encoder.parameters(), strict=True
+    ):
+        assert torch.cosine_similarity(ours.grad.flatten(), theirs.grad.flatten(), dim=0) > 0.99
     rough.epoch(0)
     assert all(weight.dtype == torch.float32 for weight in rough.network.parameters())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad, relu
+from torch.nn.functional import linear, max_pool2d, pad, relu
 
 from hemomil.mil.settings import MILSettings
 
@@ -26,6 +26,12 @@ class _Windows(NamedTuple):
     seen: list[int]
     """Which of a window's 2 x 2 positions, row by row, are more than padding."""
 
+    @property
+    def positions(self) -> slice:
+        """The positions that are seen, as a slice."""
+        step = self.seen[1] - self.seen[0] if len(self.seen) == 2 else 1
+        return slice(self.seen[0], self.seen[-1] + 1, step)
+
 
 WINDOWS = (
     _Windows([(0, 0)], [3]),
@@ -36,26 +42,26 @@ WINDOWS = (
 PATCH_ORDER = [
     7 * (2 * row + k // 2 - 1) + 2 * column + k % 2 - 1
     for windows in WINDOWS
-    for k in windows.seen
     for row, column in windows.at
+    for k in windows.seen
 ]
-"""The 7 x 7 patches of a map: those that are multiplied by the same of the second kernel are neighbours."""
+"""The 7 x 7 patches of a map, window of the second layer by window."""
 PAIR_ORDER = [7 * (2 * (patch // 7) + row) + patch % 7 for patch in PATCH_ORDER for row in (0, 1)]
 """The 14 x 7 pairs of neighbouring pixels of a map, both rows of a patch together."""
 FIRST_ORDER, LATER_ORDER = (0, 2, 1, 3), (0, 2, 3, 1)
 """The axes of a kernel (output, input, row, column), as products need them: so they lie in memory."""
 AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
 """What moves a pair of numbers of so many bytes as one."""
-POOL_ORDER = [
-    [at for windows in WINDOWS for at in windows.at].index((2 * row + k // 2, 2 * column + k % 2))
-    for row in (0, 1)
-    for column in (0, 1)
-    for k in range(4)
-]
-"""The windows above, those that are pooled together."""
+SEEN = [len(windows.at) * len(windows.seen) for windows in WINDOWS]
+"""How many patches each of the windows above see."""
+PLACES = [4 * row + column for windows in WINDOWS for row, column in windows.at]
+"""Where in the 4 x 4, row by row, the windows above are."""
 PIECE = 80
-"""Maps read at a time, at most: in single precision they then fit into memory that is at hand. Of 200 maps at
-once, a sixth of the time went into new memory, page by page."""
+"""Maps read at a time, at most; in half precision twice as many. Their patches then fit into memory that is
+at hand: of 200 maps at once in single precision, a sixth of the time went into new memory, page by page."""
+ROUNDED = 8
+"""Maps whose patches are rounded to bfloat16 at a time: by way of single precision that is faster, as long as
+it stays in the cache."""
 
 
 class RoiEncoder(nn.Sequential):
@@ -101,55 +107,79 @@ class RoiEncoder(nn.Sequential):
         if torch.compiler.is_exporting() or cells.requires_grad:
             layer_by_layer: Tensor = super().forward(cells.float())  # type: ignore[no-untyped-call]
             return layer_by_layer
-        of = dict(self.named_parameters())
+        kind, of = _precision(cells.device), dict(self.named_parameters())
         missing = WIDE - len(of["0.bias"])
-        kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1), (0, 0, 0, missing))
-        bias = pad(of["0.bias"], (0, missing))
-        second = pad(of["2.weight"].permute(LATER_ORDER), (0, missing)).flatten(1, 2).unbind(dim=1)
-        biases = _with_padding(of["2.bias"], second, relu(bias))
+        kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1), (0, 0, 0, missing)).to(kind)
+        bias = pad(of["0.bias"], (0, missing)).to(kind)
+        second = _of_windows(
+            pad(of["2.weight"].permute(LATER_ORDER), (0, missing)).flatten(1, 2).to(kind),
+            of["2.bias"].to(kind),
+            relu(bias),
+        )
         pieces: list[Tensor] = []
-        for piece in torch.tensor_split(cells, max(1, -(-len(cells) // PIECE))):
-            patches = (self.patches(piece) if piece.dim() == 4 else piece).transpose(0, 1)
-            in_single = patches.to(torch.float32, memory_format=torch.contiguous_format)
-            pieces.append(_second_layer(linear(in_single, kernel, bias).relu_(), second, biases))
+        at_once = PIECE * 4 // kind.itemsize
+        for piece in torch.tensor_split(cells, max(1, -(-len(cells) // at_once))):
+            rows = _by_windows(self.patches(piece) if piece.dim() == 4 else piece, kind)
+            pieces.append(_pooled(linear(rows, kernel, bias).relu_(), second))
         pooled = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         last = relu(linear(pooled, of["5.weight"].permute(LATER_ORDER).flatten(1), of["5.bias"]))
         return relu(linear(last, of["8.weight"], of["8.bias"]))
 
 
-def _with_padding(
-    bias: Float[Tensor, "D"], kernel: Sequence[Float[Tensor, "D C"]], padding: Float[Tensor, "C"]
-) -> list[Float[Tensor, "D"]]:
-    """For each of `WINDOWS`, the bias and what the second convolution makes of the padding they see.
+def _precision(device: torch.device) -> torch.dtype:
+    """The precision of products that is asked for."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return torch.float32
 
-    `kernel` is of each position, `padding` what the first convolution makes of padding.
+
+def _by_windows(patches: Shaped[Tensor, "N 49 1024"], kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
+    """The patches of all maps that the first of `WINDOWS` see, then those that the next see, and so on."""
+    n = len(patches)
+    rows = patches.new_empty(49 * n, 1024, dtype=kind)
+    through_single = (patches.device.type, patches.dtype, kind) == ("cpu", torch.float16, torch.bfloat16)
+    at_once = ROUNDED if through_single else max(1, n)
+    blocks = torch.split(rows, [n * size for size in SEEN])
+    for block, seen in zip(blocks, torch.split(patches, SEEN, dim=1), strict=True):
+        whole = block.view(seen.shape)
+        for to, some in zip(torch.split(whole, at_once), torch.split(seen, at_once), strict=True):
+            to.copy_(some.float() if through_single else some)
+    return rows
+
+
+def _of_windows(
+    kernel: Float[Tensor, "D 4 C"], bias: Float[Tensor, "D"], padding: Float[Tensor, "C"]
+) -> list[tuple[Float[Tensor, "D _"], Float[Tensor, "D"]]]:
+    """The second layer for each of `WINDOWS`: the kernel of what they see, and a bias.
+
+    What it makes of `padding`, as the first layer left it, is added to the bias.
     """
-    of_position = [weight @ padding for weight in kernel]
+    of_position = (kernel @ padding).unbind(dim=1)
     return [
-        sum((of_position[k] for k in range(4) if k not in windows.seen), start=bias) for windows in WINDOWS
+        (
+            kernel[:, windows.positions].flatten(1),
+            sum((of_position[k] for k in range(4) if k not in windows.seen), start=bias),
+        )
+        for windows in WINDOWS
     ]
 
 
-def _second_layer(
-    seen: Float[Tensor, "49 N C"],
-    kernel: Sequence[Float[Tensor, "D C"]],
-    biases: Sequence[Float[Tensor, "D"]],
-) -> Float[Tensor, "N 4*D"]:
+def _pooled(
+    seen: Float[Tensor, "R C"], second: Sequence[tuple[Float[Tensor, "D _"], Float[Tensor, "D"]]]
+) -> Float[Tensor, "N _"]:
     """The second convolution, pooled: the 2 x 2 positions of the third one's window, row by row.
 
     `seen` is what the first one makes of the patches.
     """
-    n = seen.shape[1]
-    of_position = iter(torch.split(seen, [len(windows.at) for windows in WINDOWS for _ in windows.seen]))
+    n = len(seen) // 49
     outputs: list[Tensor] = []
-    for windows, bias in zip(WINDOWS, biases, strict=True):
-        first, *others = windows.seen
-        values = linear(next(of_position).flatten(0, 1), kernel[first], bias)
-        for k in others:
-            values.addmm_(next(of_position).flatten(0, 1), kernel[k].T.to(values.dtype))
-        outputs += values.reshape(len(windows.at), n, len(bias)).unbind()
-    together = torch.stack([outputs[window] for window in POOL_ORDER]).reshape(4, 4, n, len(biases[0]))
-    return relu(together.amax(dim=1).transpose(0, 1).flatten(1))
+    parts = torch.split(seen, [n * size for size in SEEN])
+    for windows, rows, (kernel, bias) in zip(WINDOWS, parts, second, strict=True):
+        values = linear(rows.view(n * len(windows.at), kernel.shape[1]), kernel, bias)
+        outputs += values.view(n, len(windows.at), len(bias)).unbind(dim=1)
+    together = torch.stack([outputs[PLACES.index(place)] for place in range(16)], dim=1)
+    pooled = max_pool2d(together.view(n, 4, 4, together.shape[2]).permute(0, 3, 1, 2), 2)
+    return relu(pooled.permute(0, 2, 3, 1).flatten(1))
 
 
 class VectorEncoder(nn.Sequential):

@@ -17,10 +17,17 @@ from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, POOL_ORDER, WINDOWS, RoiEncoder
+from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, PATCH_ORDER, WINDOWS, RoiEncoder
 from hemomil.mil.network import MILNetwork
 from hemomil.mil.settings import MILSettings
 
+POOL_ORDER = [
+    [at for windows in WINDOWS for at in windows.at].index((2 * row + k // 2, 2 * column + k % 2))
+    for row in (0, 1)
+    for column in (0, 1)
+    for k in range(4)
+]
+"""Windows in the order of `WINDOWS`: those that are pooled together."""
 ALIGNED = 8
 """Grouped products want widths of 16 bytes: eight numbers in half precision."""
 PATCH = 1024
@@ -46,13 +53,6 @@ class CellStore:
     """
 
     WIDTH = aligned(PATCH + 1)
-    ORDER = tuple(
-        sum(len(before.at) * len(before.seen) for before in WINDOWS[:kind]) + place * len(windows.at) + window
-        for kind, windows in enumerate(WINDOWS)
-        for window in range(len(windows.at))
-        for place in range(len(windows.seen))
-    )
-    """Where `RoiEncoder.patches` has them."""
 
     def __init__(
         self, bags: Sequence[Shaped[Tensor, "_ 256 14 14"]], kind: torch.dtype, device: torch.device
@@ -60,20 +60,18 @@ class CellStore:
         self.sizes = np.array([len(bag) for bag in bags])
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.device = device
-        self.patches = torch.zeros(
-            int(self.sizes.sum()), len(self.ORDER), self.WIDTH, dtype=kind, device=device
-        )
+        n_cells = int(self.sizes.sum())
+        self.patches = torch.zeros(n_cells, len(PATCH_ORDER), self.WIDTH, dtype=kind, device=device)
         self.patches[:, :, PATCH] = 1
-        order = torch.tensor(self.ORDER, device=device)
         for start, bag in zip(self.starts.tolist(), bags, strict=True):
             for at, piece in enumerate(torch.split(bag, PIECE)):
                 to = self.patches[start + at * PIECE :][: len(piece)]
-                to[:, :, :PATCH] = RoiEncoder.patches(piece.to(device))[:, order].to(kind)
+                to[:, :, :PATCH] = RoiEncoder.patches(piece.to(device)).to(kind)
 
     @classmethod
     def nbytes(cls, n_cells: int, kind: torch.dtype) -> int:
         """Memory that so many cells take."""
-        return n_cells * len(cls.ORDER) * cls.WIDTH * kind.itemsize
+        return n_cells * len(PATCH_ORDER) * cls.WIDTH * kind.itemsize
 
     def read(self, cells: Int64[Tensor, "T"], patches: slice) -> Shaped[Tensor, "R C"]:
         """Some of the patches of these cells, one behind the other."""

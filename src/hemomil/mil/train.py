@@ -62,11 +62,17 @@ class TrainingBags:
         )
 
     def laid_out_for(self, network: MILNetwork) -> "TrainingBags":
-        """The same bags, RoI maps cut into patches if the encoder reads those and memory can be had."""
+        """The same bags, RoI maps cut into patches if the encoder reads those and memory can be had.
+
+        Where it reads in bfloat16 they are rounded once instead of in every step: the same numbers.
+        """
         size = sum(cells.nbytes for cells in self.cells)
         if not isinstance(network.encoder, RoiEncoder) or size > LAID_OUT_BYTES:
             return self
-        return replace(self, cells=[RoiEncoder.patches(cells) for cells in self.cells])
+        patches = [RoiEncoder.patches(cells) for cells in self.cells]
+        if network.in_bfloat16:
+            patches = [of_bag.to(torch.bfloat16) for of_bag in patches]
+        return replace(self, cells=patches)
 
     @property
     def controls(self) -> list[int]:
