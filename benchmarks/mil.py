@@ -1,6 +1,6 @@
 """Time the mil room against the plain way it is usually written: one bag and one distance at a time.
 
-Run `OMP_NUM_THREADS=1 python benchmarks/mil.py [--json FILE]` (about 4 minutes). How: see timing.py. RoI maps
+Run `OMP_NUM_THREADS=1 python benchmarks/mil.py [--json FILE]` (about 8 minutes). How: see timing.py. RoI maps
 are random and stored in half precision; the plain way gets the same numbers in single precision.
 """
 

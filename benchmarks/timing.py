@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-ROUNDS = 5
+ROUNDS = 11
 RESULTS = Path(__file__).with_name("results")
 BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Names under which torch reports that a CPU multiplies in bf16."""
