@@ -166,6 +166,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(finishe
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_killed_run_resumes_to_the_same_tables(finished, cohort, tmp_path):
     run = tmp_path / "run"
     command = [
