@@ -22,6 +22,7 @@ from hemomil.commands.protocol import Job, Protocol
 from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.settings import Settings
 from hemomil.commands.tables import cell_rows, deletion_rows, sample_rows, write_cells
+from hemomil.commands.workers import on_one_thread
 from hemomil.errors import SettingsError
 from hemomil.explain import deletion_curve
 from hemomil.files import written_whole
@@ -90,21 +91,20 @@ def _run_side_by_side(
     fitted = {job.name: model for job, model in zip(some, models, strict=True)}
     work = (delayed(_tell)(job, fitted[job.name], bags, store, settings, keep) for job in todo)
     at_once = min(n_threads, len(todo))
-    done = Parallel(n_jobs=at_once, prefer="threads", return_as="generator_unordered")(work)
-    for _ in talk.track(done, "judging", len(todo)):
-        pass
+    with on_one_thread():
+        done = Parallel(n_jobs=at_once, prefer="threads", return_as="generator_unordered")(work)
+        for _ in talk.track(done, "judging", len(todo)):
+            pass
 
 
 def run_job(store: Path, job: Job, settings: Settings, keep: Path) -> None:
     """Fit on the training samples, predict the test samples, check their explanations, keep the tables."""
-    import torch
-
     from hemomil.describe import read_bags
 
-    torch.set_num_threads(1)
-    bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
-    model = blank_model(job.method, settings, _seed(job, settings))
-    _tell(job, model.fit(_those(bags, job.train)), bags, store, settings, keep)
+    with on_one_thread():
+        bags = {bag.sample: bag for bag in read_bags(store, settings.features)}
+        model = blank_model(job.method, settings, _seed(job, settings))
+        _tell(job, model.fit(_those(bags, job.train)), bags, store, settings, keep)
 
 
 def _seed(job: Job, settings: Settings) -> int:

@@ -19,6 +19,7 @@ from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.tables import blank_rows, cell_rows, sample_rows, write_cells, write_table
 from hemomil.commands.team import team, wait_for_all
+from hemomil.commands.workers import on_one_thread
 from hemomil.explain import deletion_check
 from hemomil.types import Bag, Prediction
 
@@ -114,15 +115,10 @@ def _tell(
     run: RunFolder, source: Source, bags: list[Bag], trained: TrainedModel, store: Path
 ) -> dict[str, Any]:
     """Predict the bags, write the tables, the page and run.json; returns counts for the console."""
-    import torch
-
     from hemomil.describe import read_obs
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same sums in the same order, in whichever process
-    with run.timed("predict"):
+    with run.timed("predict"), on_one_thread():
         predictions, flags = fitting.predict(trained.model, trained.jury, bags)
-    torch.set_num_threads(threads)
     classes = tuple(trained.model.classes_)
     told: dict[str, Any] = {"method": trained.model.method, "run": None, "fold": None}
     seen = {bag.sample for bag in bags}

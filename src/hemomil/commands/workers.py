@@ -1,15 +1,33 @@
-"""Where the jobs of a study run: on this machine, or on the workers of a Dask cluster."""
+"""Where the jobs of a study run: on this machine, or on the workers of a Dask cluster; each on one thread."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from joblib import parallel_config
+from threadpoolctl import threadpool_limits
 
 from hemomil.errors import SettingsError
 
 PATIENCE = 10
 """Seconds until a scheduler that does not answer is given up."""
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """A block in which torch and BLAS compute on one thread: the same sums in the same order, in any process.
+
+    BLAS is limited in the whole process, torch in this thread of it.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def workers(address: str | None) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
-BLOCK = 2048
+BLOCK = 1024
 """Cells that are whitened at a time: bounds memory, stays in the cache."""
 PANEL = 128
 """Columns that are computed at a time: above the diagonal of the last ones there is nothing to multiply."""
