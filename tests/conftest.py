@@ -1,8 +1,8 @@
 """What tests share: where the real images lie, if they do, and single-threaded torch."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,15 +59,28 @@ def no_pages() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def unchecked_shapes() -> Iterator[None]:
-    """For a module that fits whole models again and again: shapes and types are not checked at each call.
-
-    `test_commands.py` runs `study`, `train`, `predict` and `detect` with these checks.
-    """
+@contextmanager
+def shapes_left_unchecked() -> Iterator[None]:
+    """Whole studies whose every call is not checked for shapes and types: the checks take half the time."""
     import jaxtyping
 
     checked = not jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", not checked)
+
+
+@pytest.fixture(scope="session")
+def unchecked() -> Callable[[], AbstractContextManager[None]]:
+    """Makes a block in which shapes and types are not checked, for what a test needs and does not test."""
+    return shapes_left_unchecked
+
+
+@pytest.fixture(scope="module")
+def unchecked_shapes() -> Iterator[None]:
+    """For a module that fits whole models again and again: shapes and types are not checked at each call.
+
+    `test_commands.py` runs `study`, `train`, `predict` and `detect` with these checks.
+    """
+    with shapes_left_unchecked():
+        yield

@@ -36,16 +36,17 @@ EXPORTS = {
 
 
 @pytest.fixture(scope="module")
-def run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(cohort: Path, unchecked, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of cells with masks, two methods and two runs."""
     folder = tmp_path_factory.mktemp("exported") / "run"
     settings = commands.resolve_settings(flags=QUICK)
-    commands.study(cohort / "manifest.csv", folder, settings=settings, cells=cohort / "coco.json", jobs=1)
+    with unchecked():
+        commands.study(cohort / "manifest.csv", folder, settings=settings, cells=cohort / "coco.json", jobs=1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def run_without_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_without_images(unchecked, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of features that were brought along."""
     folder = tmp_path_factory.mktemp("brought")
     rng = np.random.default_rng(0)
@@ -53,7 +54,8 @@ def run_without_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pd.DataFrame(obs, columns=["sample", "patient", "label"], index=[f"c{i}" for i in range(40)])
     anndata.AnnData(rng.normal(size=(40, 3)), obs=table).write_h5ad(folder / "cells.h5ad")
     settings = commands.resolve_settings(flags=QUICK)
-    commands.study(folder / "cells.h5ad", folder / "run", settings=settings, jobs=1)
+    with unchecked():
+        commands.study(folder / "cells.h5ad", folder / "run", settings=settings, jobs=1)
     return folder / "run"
 
 

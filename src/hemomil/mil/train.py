@@ -69,10 +69,9 @@ class TrainingBags:
         size = sum(cells.nbytes for cells in self.cells)
         if not isinstance(network.encoder, RoiEncoder) or size > LAID_OUT_BYTES:
             return self
-        patches = [RoiEncoder.patches(cells) for cells in self.cells]
-        if network.in_bfloat16:
-            patches = [of_bag.to(torch.bfloat16) for of_bag in patches]
-        return replace(self, cells=patches)
+        kind = torch.bfloat16 if network.in_bfloat16 else None
+        patches = (RoiEncoder.patches(cells) for cells in self.cells)
+        return replace(self, cells=[of_bag.to(kind or of_bag.dtype) for of_bag in patches])
 
     @property
     def controls(self) -> list[int]:
