@@ -66,8 +66,10 @@ def shapes_left_unchecked() -> Iterator[None]:
 
     checked = not jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", not checked)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", not checked)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ WIDE = 304
 """The 301 channels of the first layer, filled up with zeros: kernels for odd widths are slow."""
 
 
-class _Windows(NamedTuple):
+class Windows(NamedTuple):
     """Windows of the second layer, of its 4 x 4, that see the same of the padding."""
 
     at: list[tuple[int, int]]
@@ -32,12 +32,17 @@ class _Windows(NamedTuple):
         step = self.seen[1] - self.seen[0] if len(self.seen) == 2 else 1
         return slice(self.seen[0], self.seen[-1] + 1, step)
 
+    @property
+    def unseen(self) -> list[int]:
+        """The positions that are nothing but padding."""
+        return [k for k in range(4) if k not in self.seen]
+
 
 WINDOWS = (
-    _Windows([(0, 0)], [3]),
-    _Windows([(0, 1), (0, 2), (0, 3)], [2, 3]),
-    _Windows([(1, 0), (2, 0), (3, 0)], [1, 3]),
-    _Windows([(row, column) for row in (1, 2, 3) for column in (1, 2, 3)], [0, 1, 2, 3]),
+    Windows([(0, 0)], [3]),
+    Windows([(0, 1), (0, 2), (0, 3)], [2, 3]),
+    Windows([(1, 0), (2, 0), (3, 0)], [1, 3]),
+    Windows([(row, column) for row in (1, 2, 3) for column in (1, 2, 3)], [0, 1, 2, 3]),
 )
 PATCH_ORDER = [
     7 * (2 * row + k // 2 - 1) + 2 * column + k % 2 - 1
@@ -158,7 +163,7 @@ def _of_windows(
     return [
         (
             kernel[:, windows.positions].flatten(1),
-            sum((of_position[k] for k in range(4) if k not in windows.seen), start=bias),
+            sum((of_position[k] for k in windows.unseen), start=bias),
         )
         for windows in WINDOWS
     ]

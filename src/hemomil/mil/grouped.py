@@ -17,7 +17,7 @@ from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, PATCH_ORDER, WINDOWS, RoiEncoder
+from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, PATCH_ORDER, WINDOWS, RoiEncoder, Windows
 from hemomil.mil.network import MILNetwork
 from hemomil.mil.settings import MILSettings
 
@@ -208,7 +208,7 @@ class _Encoded(torch.autograd.Function):
         last: Shaped[Tensor, "A D4 1 D3"],
     ) -> Shaped[Tensor, "T D4"]:
         of_padding = _padding(first, second)
-        kernels = [_of_window(second, windows.seen, of_padding, one) for windows in WINDOWS]
+        kernels = [_of_window(second, windows, of_padding, one) for windows in WINDOWS]
         patches: list[Tensor] = []
         hidden: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -297,22 +297,17 @@ def _padding(first: Shaped[Tensor, "A C 1 _"], second: Shaped[Tensor, "A D 4 C"]
     return torch.matmul(second.flatten(1, 2), of_first[:, :, None]).view(second.shape[:3])
 
 
-def _positions(seen: Sequence[int]) -> slice:
-    """As a slice, which makes views."""
-    return slice(seen[0], seen[-1] + 1, seen[-1] - seen[0] if len(seen) == 2 else 1)
-
-
 def _of_window(
-    second: Shaped[Tensor, "A D 4 C"], seen: Sequence[int], of_padding: Shaped[Tensor, "A D 4"], one: int
+    second: Shaped[Tensor, "A D 4 C"], windows: Windows, of_padding: Shaped[Tensor, "A D 4"], one: int
 ) -> Shaped[Tensor, "A D _"]:
-    """The second layer for windows of which these positions are seen, and padding at all others.
+    """The second layer for these windows: some positions are seen, padding at all others.
 
     What padding gives is added to the bias: the weight of what is always 1.
     """
-    if len(seen) == 4:
+    if not windows.unseen:
         return second.flatten(2)
-    kernel = second[:, :, _positions(seen)].flatten(2).clone()
-    for position in set(range(4)).difference(seen):
+    kernel = second[:, :, windows.positions].flatten(2).clone()
+    for position in windows.unseen:
         kernel[:, :, one] += of_padding[:, :, position]
     return kernel
 
@@ -331,8 +326,8 @@ def _of_kernels(
     found = of_kernels[-1].view_as(second)
     of_padding = torch.zeros_like(found[:, :, :, 0])
     for windows, of_kernel in zip(WINDOWS[:-1], of_kernels, strict=False):
-        found[:, :, _positions(windows.seen)] += of_kernel.view(*second.shape[:2], len(windows.seen), -1)
-        for position in set(range(4)).difference(windows.seen):
+        found[:, :, windows.positions] += of_kernel.view(*second.shape[:2], len(windows.seen), -1)
+        for position in windows.unseen:
             of_padding[:, :, position] += of_kernel[:, :, one]
     padding = first[:, :, 0, PATCH].relu()
     found.addcmul_(of_padding[..., None], padding[:, None, None])
