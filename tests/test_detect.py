@@ -91,7 +91,7 @@ def test_tiles_cover_the_image_and_their_cores_share_it(height, width):
 
 def test_a_cell_smaller_than_the_overlap_lies_whole_in_the_tile_that_owns_it():
     tiles = lay_tiles(1500, 2000, 512, 128)
-    corners = torch.rand(500, 2) * torch.tensor([1880.0, 1380.0])
+    corners = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1880.0, 1380.0])
     boxes = torch.cat([corners, corners + 120], dim=1)
     origin = tiles.corners[owners(boxes, tiles)]
     assert (boxes[:, :2] >= origin).all()
@@ -130,7 +130,7 @@ def test_a_mask_is_placed_where_its_probabilities_say():
 
 
 def test_the_order_of_boxes_does_not_change_their_masks():
-    probabilities = torch.rand(200, 28, 28)
+    probabilities = torch.rand(200, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = np.cumsum(np.random.default_rng(1).uniform(1, 30, (200, 4)), axis=1).astype(np.float32)
     forward, backward = cut_masks(probabilities, boxes), cut_masks(probabilities.flip(0), boxes[::-1].copy())
     assert all(np.array_equal(a, b) for a, b in zip(forward, backward[::-1], strict=True))

@@ -51,24 +51,39 @@ def weights_after_an_epoch(**changes):
     return torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()])
 
 
+def make_encoder(seed=72):
+    """A network with these weights.
+
+    A gradient jumps where an activation is zero, or two that are pooled are the same: of 150 seeds, 3 had one
+    so near that rounding decides. With 72, none of the five maps drawn from seed 0 comes closer than 2e-5.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return RoiEncoder()
+
+
 @pytest.mark.parametrize("piece", [2, 5, 80])
-def test_the_encoder_s_matrix_products_are_its_convolutions(piece, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol"), [(torch.float32, 1e-4, 1e-5), (torch.float64, 1e-11, 1e-13)]
+)
+def test_the_encoder_s_matrix_products_are_its_convolutions(piece, dtype, rtol, atol, monkeypatch):
     monkeypatch.setattr(encoder_module, "PIECE", piece)
-    encoder = RoiEncoder()
-    maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    encoder = make_encoder().to(dtype)
+    maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
     gradients = []
     for way in (lambda: layer_by_layer(encoder, maps), lambda: encoder(maps)):
         encoder.zero_grad()
         z = way()
+        assert z.dtype == dtype
         z.square().sum().backward()
         gradients.append([z.detach(), *(weight.grad.clone() for weight in encoder.parameters())])
     for plain, fast in zip(*gradients, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_maps_of_any_precision_are_read_as_numbers_in_single_precision(dtype):
-    encoder = RoiEncoder()
+    encoder = make_encoder()
     maps = torch.randn(3, 256, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
         expected = layer_by_layer(encoder, maps.float())
@@ -89,7 +104,7 @@ def test_a_number_that_is_none_is_found_in_any_precision(value, dtype):
 
 
 def test_what_of_a_map_moves_its_embedding_can_be_asked():
-    encoder = RoiEncoder()
+    encoder = make_encoder()
     maps = torch.randn(2, 256, 14, 14, generator=torch.Generator().manual_seed(0), requires_grad=True)
     (found,) = torch.autograd.grad(encoder(maps).sum(), maps)
     (expected,) = torch.autograd.grad(layer_by_layer(encoder, maps).sum(), maps)

@@ -108,11 +108,12 @@ class RoiEncoder(nn.Sequential):
         return pairs[:, PAIR_ORDER].view(maps.dtype).reshape(len(maps), 49, 1024)
 
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
-        """Embeddings of RoI maps, or of their `patches`."""
+        """Embeddings of RoI maps, or of their `patches`, in the precision of the weights or of autocast."""
+        of = dict(self.named_parameters())
         if torch.compiler.is_exporting() or cells.requires_grad:
-            layer_by_layer: Tensor = super().forward(cells.float())  # type: ignore[no-untyped-call]
+            layer_by_layer: Tensor = super().forward(cells.to(of["0.weight"].dtype))  # type: ignore[no-untyped-call]
             return layer_by_layer
-        kind, of = _precision(cells.device), dict(self.named_parameters())
+        kind = _precision(of["0.weight"])
         missing = WIDE - len(of["0.bias"])
         kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1), (0, 0, 0, missing)).to(kind)
         bias = pad(of["0.bias"], (0, missing)).to(kind)
@@ -131,11 +132,11 @@ class RoiEncoder(nn.Sequential):
         return relu(linear(last, of["8.weight"], of["8.bias"]))
 
 
-def _precision(device: torch.device) -> torch.dtype:
-    """The precision of products that is asked for."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return torch.float32
+def _precision(weight: Tensor) -> torch.dtype:
+    """The precision of products with a weight: that of autocast, else its own."""
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
 
 
 def _by_windows(patches: Shaped[Tensor, "N 49 1024"], kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
