@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_help_does_not_import_torch():
 def test_info_does_not_import_torch():
     code = "import sys; from hemomil import commands; commands.info(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["study", "train", "check", "detect", "report", "view", "explain"])
+def test_a_mistake_is_told_before_torch_is_imported(command, tmp_path):
+    code = (
+        "import sys; from typer.testing import CliRunner; from hemomil.cli import app; "
+        f"r = CliRunner().invoke(app, ['{command}', 'nowhere']); assert r.exit_code; "
+        "assert 'torch' not in sys.modules, 'torch'; assert 'bokeh' not in sys.modules, 'bokeh'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +134,17 @@ def test_init_makes_a_manifest_that_check_accepts(cohort, tmp_path):
     assert hemomil("check", str(tmp_path / "tree" / "manifest.csv")).returncode == 0
 
 
-def test_the_front_door_opens_to_every_name():
-    import hemomil
-
-    for name in hemomil.__all__:
-        assert getattr(hemomil, name) is not None
+@pytest.mark.parametrize(
+    "package",
+    sorted(".".join(p.parent.relative_to(ROOT / "src").parts) for p in ROOT.glob("src/**/__init__.pyi")),
+)
+def test_a_front_door_opens_to_every_name(package):
+    room = import_module(package)
+    assert room.__all__
+    for name in room.__all__:
+        assert getattr(room, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = hemomil.nonsense
+        _ = room.nonsense
 
 
 def test_every_command_is_a_python_function_too():

@@ -7,37 +7,6 @@ A function is imported when it is first asked for, so that nothing here costs th
 may have the name of a function: it would take the function's place.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-_HOME = {
-    "check": "cohorts",
-    "demo": "tour",
-    "detect": "detection",
-    "detect_evaluate": "evaluation",
-    "detect_train": "detection",
-    "explain": "explaining",
-    "export_anndata": "export",
-    "export_csv": "export",
-    "export_geojson": "export",
-    "export_labels": "export",
-    "export_onnx": "export",
-    "info": "about",
-    "init": "cohorts",
-    "predict": "training",
-    "recalibrate": "recalibration",
-    "report": "page",
-    "resolve_settings": "settings",
-    "simulate": "cohorts",
-    "simulation": "cohorts",
-    "study": "cross_validation",
-    "train": "training",
-    "view": "viewing",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"hemomil.commands has no {name!r}")
-    return getattr(import_module(f"hemomil.commands.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,15 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hemomil.commands.settings import Settings
 from hemomil.commands.team import is_team
 from hemomil.errors import HemomilError, RunFolderError, SettingsError
 from hemomil.files import write_json
 from hemomil.types import Notice
-
-if TYPE_CHECKING:  # settings know every room, and so cost the import of torch
-    from hemomil.commands.settings import Settings
 
 
 @dataclass(kw_only=True)
@@ -31,7 +29,7 @@ class RunFolder:
 
     path: Path
     command: str
-    settings: "Settings"
+    settings: Settings
     inputs: Mapping[str, Path | None]
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -89,7 +87,7 @@ class RunFolder:
 def open_run(
     path: Path,
     command: str,
-    settings: "Settings",
+    settings: Settings,
     inputs: Mapping[str, Path | None],
     *,
     force: bool = False,

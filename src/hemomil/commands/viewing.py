@@ -21,12 +21,11 @@ from hemomil.commands.run_folder import load_record
 from hemomil.errors import SettingsError
 from hemomil.report.choose import in_class_order
 from hemomil.report.class_marks import EXPLANATION, class_marks, with_class
-from hemomil.report.page import CAVEATS
 from hemomil.report.ranks import COUNTED, IGNORED, TOP, counted_key, quantiles, with_ranks
 from hemomil.report.sample_words import doubts
 from hemomil.report.scales import scales
 from hemomil.report.tables import read_samples, records
-from hemomil.report.words import GLOSSARY, verdict
+from hemomil.report.words import CAVEATS, GLOSSARY, verdict
 from hemomil.view import (
     SENT,
     Cells,

@@ -1,6 +1,5 @@
 """From a bag of cells to a diagnosis, with the weight of every cell."""
 
-from hemomil.mil.model import AnomalyMIL, fit_side_by_side
-from hemomil.mil.settings import METHODS, PRESETS, MILSettings
+import lazy_loader
 
-__all__ = ["METHODS", "PRESETS", "AnomalyMIL", "MILSettings", "fit_side_by_side"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

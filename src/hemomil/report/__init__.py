@@ -1,6 +1,5 @@
 """What a person sees: figures and the offline page."""
 
-from hemomil.report.page import write_figures_only, write_report
-from hemomil.report.settings import ReportSettings
+import lazy_loader
 
-__all__ = ["ReportSettings", "write_figures_only", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

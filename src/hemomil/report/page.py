@@ -30,13 +30,6 @@ HERE = Path(__file__).parent
 MEGABYTE = 1_000_000
 SCRIPTS = ("report.js", "threshold.js", "plane.js", "table.js")
 
-CAVEATS = {
-    "train": "The model was trained on these very samples. The page shows what it looks at, "
-    "not how well it reads new patients; hemomil study measures that.",
-    "predict": "The model reads these samples without knowing their classes. "
-    "How well it reads new patients was measured, if at all, where it was trained.",
-}
-
 
 def write_report(
     run: Path,
@@ -115,7 +108,7 @@ def _context(tables: RunTables, read_image: ReadImage, settings: ReportSettings)
         "about": tables.about,
         "title": _title(tables),
         "tables": tables,
-        "caveat": CAVEATS.get(str(tables.about.get("command")), ""),
+        "caveat": words.CAVEATS.get(str(tables.about.get("command")), ""),
         "counts": _counts(tables),
         "notices": _notices(tables.about.get("notices") or []),
         "headline": list(_metric_rows(tables.estimates, headline=True)),

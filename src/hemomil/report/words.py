@@ -13,6 +13,13 @@ CLEAR, LIKELY = 0.9, 0.7
 NOVEL = 0.05
 FLAGGED = 0.1
 
+CAVEATS = {
+    "train": "The model was trained on these very samples. The page shows what it looks at, "
+    "not how well it reads new patients; hemomil study measures that.",
+    "predict": "The model reads these samples without knowing their classes. "
+    "How well it reads new patients was measured, if at all, where it was trained.",
+}
+
 GLOSSARY = {
     "sample": "All images taken of one blood smear. One sample belongs to one patient.",
     "probability": "What the model gives each class; a sample's classes sum to 1. It is not a clinical risk.",

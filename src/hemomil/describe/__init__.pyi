@@ -1,0 +1,12 @@
+from .crops import crops as crops
+from .reading import feature_names as feature_names
+from .reading import fingerprint as fingerprint
+from .reading import read_bags as read_bags
+from .reading import read_obs as read_obs
+from .settings import DescribeSettings as DescribeSettings
+from .settings import Kind as Kind
+from .shape import SHAPE_GROUPS as SHAPE_GROUPS
+from .shape import SHAPE_NAMES as SHAPE_NAMES
+from .shape import SHAPE_VERSION as SHAPE_VERSION
+from .shape import measure as measure
+from .store import StoreWriter as StoreWriter

@@ -1,0 +1,13 @@
+from .complete import complete_example as complete_example
+from .detector import Detector as Detector
+from .evaluate import evaluate_detector as evaluate_detector
+from .examples import CLASSES as CLASSES
+from .examples import Example as Example
+from .examples import read_coco_examples as read_coco_examples
+from .face import CellFinder as CellFinder
+from .focus import edge_width as edge_width
+from .settings import DetectSettings as DetectSettings
+from .settings import TrainSettings as TrainSettings
+from .threshold import ThresholdDetector as ThresholdDetector
+from .train import check_start as check_start
+from .train import train_detector as train_detector
