@@ -1,4 +1,7 @@
-"""What tests share: where the real images lie, if they do, and single-threaded torch."""
+"""What tests share: where the real images lie, if they do, and single-threaded torch.
+
+Modules whose fixtures take seconds are an `xdist_group`: made once, in one process (`--dist loadgroup`).
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -31,6 +34,19 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patients=patients, samples=1, images=1, cells=(8, 12), size=(240, 320), sites=2
     )
     simulate(folder, settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller one of two classes, for what looks at every image with a network: that takes its time."""
+    from hemomil.simulate import SimulateSettings, simulate
+
+    folder = tmp_path_factory.mktemp("few") / "cohort"
+    few = SimulateSettings(
+        patients={"control": 4, "scd": 3}, samples=1, images=1, cells=(5, 8), size=(200, 240)
+    )
+    simulate(folder, few)
     return folder
 
 

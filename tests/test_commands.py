@@ -17,6 +17,8 @@ from threadpoolctl import threadpool_limits
 from hemomil import commands
 from hemomil.errors import FeaturesError, HemomilError, RunFolderError, SettingsError
 
+pytestmark = pytest.mark.xdist_group("commands")
+
 METHODS = ("att", "default")
 QUICK = {
     "study.methods": METHODS, "study.runs": 1, "study.folds": 2, "study.bootstrap": 100,
@@ -443,30 +445,32 @@ def test_shuffled_labels_learn_nothing(cohort, tmp_path):
 
 
 @pytest.mark.usefixtures("no_page")
-def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(cohort, tmp_path):
+def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(few_cells, tmp_path):
     flags = {"preset": "paper", "method": "anomaly+att+sic", "mil.epochs": 1, "describe.kinds": ["roi"]}
     settings = commands.resolve_settings(flags=flags)
-    known = cohort / "cells.csv"
-    commands.train(cohort / "manifest.csv", tmp_path / "run", settings=settings, cells=known, jobs=1)
+    known = few_cells / "cells.csv"
+    commands.train(few_cells / "manifest.csv", tmp_path / "run", settings=settings, cells=known, jobs=1)
     assert read_zarr(tmp_path / "run" / "cells.zarr").obsm["roi"].shape[1:] == (256, 14, 14)
-    commands.predict(cohort / "manifest.csv", tmp_path / "out", model=tmp_path / "run", cells=known, jobs=1)
-    columns = [f"prob_{name}" for name in ("control", "hs", "scd")]
+    commands.predict(
+        few_cells / "manifest.csv", tmp_path / "out", model=tmp_path / "run", cells=known, jobs=1
+    )
+    columns = ["prob_control", "prob_scd"]
     before, after = (pd.read_csv(tmp_path / name / "samples.csv")[columns] for name in ("run", "out"))
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.usefixtures("no_page")
-def test_roi_maps_are_kept_on_request_though_no_method_reads_them(cohort, tmp_path):
+def test_roi_maps_are_kept_on_request_though_no_method_reads_them(few_cells, tmp_path):
     settings = quick(**SIMPLE, **{"describe.kinds": ["shape", "roi"]})
     commands.train(
-        cohort / "manifest.csv", tmp_path / "run", settings=settings, cells=cohort / "cells.csv", jobs=1
+        few_cells / "manifest.csv", tmp_path / "run", settings=settings, cells=few_cells / "cells.csv", jobs=1
     )
     assert set(read_zarr(tmp_path / "run" / "cells.zarr").obsm) == {"shape", "roi"}
 
 
 @pytest.mark.usefixtures("no_page")
-def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(cohort, tmp_path):
-    commands.detect(cohort / "manifest.csv", tmp_path / "cells", settings=quick())
+def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(few_cells, tmp_path):
+    commands.detect(few_cells / "manifest.csv", tmp_path / "cells", settings=quick())
     table = pd.read_csv(tmp_path / "cells" / "cells.csv")
     assert 0 < table["border"].sum() < len(table)
     images = pd.read_csv(tmp_path / "cells" / "images.csv")
@@ -474,7 +478,7 @@ def test_cells_cut_by_the_border_are_counted_in_the_run_and_marked_by_detect(coh
     assert images["cells"].sum() == len(table)
     assert images["edge_width"].between(0.01, 0.6).all()
     commands.study(
-        cohort / "manifest.csv",
+        few_cells / "manifest.csv",
         tmp_path / "run",
         settings=quick(**SIMPLE),
         cells=tmp_path / "cells" / "cells.csv",

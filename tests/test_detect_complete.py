@@ -84,7 +84,9 @@ def test_an_image_without_annotations_gets_what_is_found(detector, field):
 
 
 def test_a_mask_that_does_not_fit_its_box_becomes_the_ellipse(field):
-    blind = Detector.untrained(seed=1, settings=DetectSettings(threads=1, score_threshold=0.99))
+    blind = Detector.untrained(
+        seed=1, settings=DetectSettings(threads=1, score_threshold=0.99, diameter=34.0)
+    )
     with torch.no_grad():
         blind.net.roi_heads.mask_predictor.mask_fcn_logits.bias.fill_(-50)  # no pixel is a cell
     completed = complete_example(blind, loosened(field, slice(0, 3)))

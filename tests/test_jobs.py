@@ -9,9 +9,8 @@ import pytest
 from hemomil import commands
 from hemomil.commands import jobs
 from hemomil.errors import SettingsError
-from hemomil.simulate import SimulateSettings, simulate
 
-pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
+pytestmark = [pytest.mark.usefixtures("no_pages", "unchecked_shapes"), pytest.mark.xdist_group("jobs")]
 
 FLAGS = {
     "preset": "paper", "study.methods": ("att", "anomaly+att+sic", "anomaly-quantiles"), "study.runs": 1,
@@ -27,23 +26,14 @@ def study(cohort: Path, run: Path, *, jobs: int = 1, **flags: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smaller than the one that tests share: detectors take their time."""
-    folder = tmp_path_factory.mktemp("few") / "cohort"
-    few = SimulateSettings(
-        patients={"control": 4, "scd": 3}, samples=1, images=1, cells=(5, 8), size=(200, 240)
+def together(few_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(
+        few_cells, tmp_path_factory.mktemp("together") / "run", jobs=2, **{"study.side_by_side": True}
     )
-    simulate(folder, few)
-    return folder
 
 
-@pytest.fixture(scope="module")
-def together(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return study(cohort, tmp_path_factory.mktemp("together") / "run", jobs=2, **{"study.side_by_side": True})
-
-
-def test_networks_trained_at_once_say_what_they_say_trained_one_by_one(cohort, together, tmp_path):
-    alone = study(cohort, tmp_path / "run")
+def test_networks_trained_at_once_say_what_they_say_trained_one_by_one(few_cells, together, tmp_path):
+    alone = study(few_cells, tmp_path / "run")
     for name, read in (("samples.csv", pd.read_csv), ("cells.parquet", pd.read_parquet)):
         found, expected = read(together / name), read(alone / name)
         assert found.columns.tolist() == expected.columns.tolist()
@@ -54,7 +44,7 @@ def test_networks_trained_at_once_say_what_they_say_trained_one_by_one(cohort, t
                 assert found[column].tolist() == expected[column].tolist()
 
 
-def test_a_killed_study_ends_with_the_same_tables(cohort, together, tmp_path, monkeypatch):
+def test_a_killed_study_ends_with_the_same_tables(few_cells, together, tmp_path, monkeypatch):
     told = []
 
     def killed(job, *what):
@@ -67,31 +57,31 @@ def test_a_killed_study_ends_with_the_same_tables(cohort, together, tmp_path, mo
     with monkeypatch.context() as patched:
         patched.setattr(jobs, "_tell", killed)
         with pytest.raises(KeyboardInterrupt):
-            study(cohort, tmp_path / "run", **{"study.side_by_side": True})
+            study(few_cells, tmp_path / "run", **{"study.side_by_side": True})
     assert len(told) == 3
     heard = []
     monkeypatch.setattr(jobs, "_tell", lambda job, *what: (heard.append(job.name), tell(job, *what)))
-    study(cohort, tmp_path / "run", **{"study.side_by_side": True})
+    study(few_cells, tmp_path / "run", **{"study.side_by_side": True})
     assert len(heard) == 3
     assert not set(heard) & set(told)
     for name in TABLES:
         assert (tmp_path / "run" / name).read_bytes() == (together / name).read_bytes(), name
 
 
-def test_one_process_is_not_a_cluster(cohort, tmp_path):
+def test_one_process_is_not_a_cluster(few_cells, tmp_path):
     settings = commands.resolve_settings(flags={**FLAGS, "study.side_by_side": True})
     with pytest.raises(SettingsError, match="side_by_side"):
         commands.study(
-            cohort / "manifest.csv",
+            few_cells / "manifest.csv",
             tmp_path / "run",
             settings=settings,
-            cells=cohort / "cells.csv",
+            cells=few_cells / "cells.csv",
             cluster="tcp://127.0.0.1:1",
         )
 
 
-def test_a_gpu_that_is_not_there_is_missed_before_any_work(cohort, tmp_path):
+def test_a_gpu_that_is_not_there_is_missed_before_any_work(few_cells, tmp_path):
     settings = commands.resolve_settings(flags={**FLAGS, "mil.device": "cuda:77"})
     with pytest.raises(SettingsError, match="cuda:77"):
-        commands.study(cohort / "manifest.csv", tmp_path / "run", settings=settings)
+        commands.study(few_cells / "manifest.csv", tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
