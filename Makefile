@@ -17,7 +17,7 @@ demo: $(STAMP)      ## the whole pipeline on simulated smears, with a report to 
 	$(BIN)/hemomil demo -o demo --force
 
 test: $(STAMP)      ## every test but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 browser: $(STAMP)   ## report and viewer driven in Chromium, which Debian and Ubuntu have as a package
 	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium; } \

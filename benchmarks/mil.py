@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from hemomil.mil import AnomalyMIL, MILSettings
 from hemomil.mil.encoder import RoiEncoder
+from hemomil.mil.in_step import InStep
 from hemomil.mil.pack import Segments
 from hemomil.mil.reference import HealthyReference, fit_gaussian
 from hemomil.mil.settings import PARTS
@@ -302,6 +303,51 @@ def pack_row(kind, at_least, allowed, n_bags=32, n_cells=12, packed=32, **change
     )
 
 
+def ensembles(n_bags=180, n_cells=30, n_features=80):
+    """An epoch of the eleven networks of `default`, in step and one after the other: the same weights."""
+    settings = MILSettings.preset("default")
+    bags = [
+        torch.randn(n_cells, n_features, generator=torch.Generator().manual_seed(k)) for k in range(n_bags)
+    ]
+    targets = torch.arange(n_bags) % 2
+    learned = TrainingBags(bags, targets, torch.where(targets == 0, torch.arange(n_bags) % 5, -1))
+    making = PARTS["default"]
+    makings = [making.of_member(k) for k in range(6)] + [making.of_member(1)] * 5
+
+    def trainers():
+        return [
+            Trainer(learned, own, (n_features,), 2, settings, seed=seed, device=CPU)
+            for seed, own in enumerate(makings)
+        ]
+
+    alone, together = trainers(), trainers()
+    groups = [
+        InStep([trainer for trainer in together if trainer.parts == own]) for own in dict.fromkeys(makings)
+    ]
+
+    def one_by_one():
+        for trainer in alone:
+            trainer.epoch(LATE)
+
+    def in_step():
+        for group in groups:
+            group.epoch(LATE)
+
+    one_by_one()
+    in_step()
+    networks = [[trainer.network for trainer in some] for some in (together, alone)]
+    apart = max(weights_apart(*pair) for pair in zip(*networks, strict=True))
+    assert apart == 0, f"weights are {apart:.1e} apart"
+    yield versus(
+        f"`default`, an epoch of its 11 networks, {n_bags} bags of {n_cells}: one after the other",
+        one_by_one,
+        in_step,
+        error=apart,
+        allowed=0.0,
+        note="weights after an epoch",
+    )
+
+
 def inference():
     """Bags judged by the paper's model."""
     yield from inference_rows("fp32", at_least=2.4, allowed=1e-4)
@@ -391,4 +437,4 @@ def share_of_peak(n_cells=200):
 
 
 if __name__ == "__main__":
-    main("mil", __doc__, [distances, fits, refreshes, epochs, packs, inference, share_of_peak])
+    main("mil", __doc__, [distances, fits, refreshes, epochs, packs, ensembles, inference, share_of_peak])

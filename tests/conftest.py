@@ -1,7 +1,4 @@
-"""What tests share: where the real images lie, if they do, and single-threaded torch.
-
-Modules whose fixtures take seconds are an `xdist_group`: made once, in one process (`--dist loadgroup`).
-"""
+"""What tests share: where the real images lie, if they do, single-threaded torch, and who runs which test."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +9,31 @@ import pytest
 
 # Two test processes on two cores: with two OpenMP threads each, they wait for one another by spinning.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+TOGETHER = {
+    "commands",
+    "explain_command",
+    "export",
+    "export_onnx",
+    "jobs",
+    "recalibrate",
+    "report",
+    "report_cells",
+}
+"""Modules whose own fixtures take seconds: one process runs all of their tests, and makes these once."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Of all other modules every test goes where there is room (`--dist loadgroup` knows no pytest 9)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.split("::")[0]
+            return module if Path(module).stem.removeprefix("test_") in TOGETHER else nodeid
+
+    return ByFixtures(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,6 @@ from threadpoolctl import threadpool_limits
 from hemomil import commands
 from hemomil.errors import FeaturesError, HemomilError, RunFolderError, SettingsError
 
-pytestmark = pytest.mark.xdist_group("commands")
-
 METHODS = ("att", "default")
 QUICK = {
     "study.methods": METHODS, "study.runs": 1, "study.folds": 2, "study.bootstrap": 100,

@@ -20,7 +20,7 @@ from hemomil.explain.ranks import foremost, with_ranks
 from hemomil.explain.strips import file_name, same_scale, strip
 from hemomil.types import Cells, Cohort, Sample
 
-pytestmark = [pytest.mark.usefixtures("no_pages"), pytest.mark.xdist_group("explain_command")]
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 QUICK = {"study.runs": 2, "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 3}
 

@@ -21,7 +21,7 @@ from hemomil.describe import read_obs
 from hemomil.errors import ImageError, RunFolderError, SettingsError
 from hemomil.segmentation import mask_of
 
-pytestmark = [pytest.mark.usefixtures("no_pages"), pytest.mark.xdist_group("export")]
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 QUICK = {
     "study.methods": ("att", "mean"),

@@ -19,7 +19,7 @@ from hemomil.mil import METHODS, AnomalyMIL, MILSettings
 from hemomil.novelty.jury import Jury
 from hemomil.types import Bag
 
-pytestmark = [pytest.mark.usefixtures("no_pages", "unchecked_shapes"), pytest.mark.xdist_group("export_onnx")]
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 SIZES = (1, 2, 5, 33, 600)
 EXPORT = """

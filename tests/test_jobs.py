@@ -10,7 +10,7 @@ from hemomil import commands
 from hemomil.commands import jobs
 from hemomil.errors import SettingsError
 
-pytestmark = [pytest.mark.usefixtures("no_pages", "unchecked_shapes"), pytest.mark.xdist_group("jobs")]
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 FLAGS = {
     "preset": "paper", "study.methods": ("att", "anomaly+att+sic", "anomaly-quantiles"), "study.runs": 1,

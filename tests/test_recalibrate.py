@@ -14,7 +14,7 @@ from hemomil.commands.drift import drift_text
 from hemomil.commands.recalibration import recalibrate
 from hemomil.errors import FeaturesError, ManifestError, RunFolderError, SettingsError
 
-pytestmark = [pytest.mark.usefixtures("no_pages", "unchecked_shapes"), pytest.mark.xdist_group("recalibrate")]
+pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 FEATURES = ("size", "pallor", "red", "blue", "rim", "edge")
 STAIN = {"red": 4.0, "blue": -2.0}

@@ -17,8 +17,6 @@ from hemomil.report import ReportSettings, write_report
 from hemomil.report.plane import bokeh_js
 from hemomil.streams import stream
 
-pytestmark = pytest.mark.xdist_group("report")
-
 CLASSES = ("control", "sickle", "spherocytosis")
 METHODS = ("att", "default")
 SIDE = (300, 220)

@@ -20,8 +20,6 @@ from hemomil.report.tables import read_run, records
 from hemomil.streams import stream
 from test_report import CLASSES, SCRIPTS, Elements, make_run, read_image, text_of
 
-pytestmark = pytest.mark.xdist_group("report_cells")
-
 
 def change_table(run, **columns):
     """New columns of samples.csv."""

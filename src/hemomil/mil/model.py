@@ -6,7 +6,7 @@ Axes: S bags, N cells of a bag, M cells of training controls, E networks average
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,12 +20,13 @@ from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.core import Core
 from hemomil.mil.encoder import FeatureSpace
 from hemomil.mil.explanation import explain_bag, pool_again
-from hemomil.mil.network import MILNetwork
+from hemomil.mil.in_step import InStep, can_go_in_step
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
 from hemomil.mil.settings import MILSettings, parts_of
+from hemomil.mil.sharing import is_shared
 from hemomil.mil.side_by_side import Training, can_stand, store_for, train_side_by_side
 from hemomil.mil.train import VECTOR_CHUNK, Trainer, TrainingBags, fit_healthy
 from hemomil.streams import stream, stream_seed
@@ -33,6 +34,10 @@ from hemomil.types import Bag, Notice, Prediction, class_order
 
 Progress = Callable[[int, int], None]
 """Hears epochs done and epochs in all."""
+
+
+IN_STEP_BYTES = 2 * 2**30
+"""Networks are trained in step while their bags, standardised for each of them, take no more."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +172,38 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             flat = cells if core.reads_maps else [core.space.flatten(bag.to(core.device)) for bag in cells]
         bags = TrainingBags(flat, lesson.targets, lesson.groups)
         everyone = self._standardised(bags, core.space)
-        n_members, n_witnesses = len(core.members), len(core.witnesses)
-        total = (n_members + n_witnesses) * settings.epochs
-        for member in range(n_members):
-            told = partial(_report, progress, member * settings.epochs, total)
-            core.networks[member] = self._trained(everyone, member, told)
-        for group in range(n_witnesses):
-            told = partial(_report, progress, (n_members + group) * settings.epochs, total)
-            others = bags.at(torch.tensor(self._without(group, lesson.donors)))
-            known = self._standardised(others, cast(FeatureSpace, core.witness_spaces[group]))
-            core.witnesses[group] = self._trained(known, core.judging, told)
+
+        def known_to(number: int) -> TrainingBags:
+            """Members know all bags, each witness those of all patients but its group of donors."""
+            if number < n_members:
+                return everyone
+            others = bags.at(torch.tensor(self._without(number - n_members, lesson.donors)))
+            return self._standardised(others, cast(FeatureSpace, core.witness_spaces[number - n_members]))
+
+        n_members, n_networks = len(core.members), len(core.members) + len(core.witnesses)
+        members = [number if number < n_members else core.judging for number in range(n_networks)]
+        done, total = count(1), n_networks * settings.epochs
+        for numbers in self._in_step(members, bags):
+            trainers = [self._trainer(known_to(number), members[number]) for number in numbers]
+
+            def told(epoch: int, networks: int = len(numbers)) -> None:
+                for _ in range(networks):
+                    progress(next(done), total)
+
+            trained = InStep(trainers).run(told) if len(trainers) > 1 else [trainers[0].run(told)]
+            for number, network in zip(numbers, trained, strict=True):
+                if number < n_members:
+                    core.networks[number] = network
+                else:
+                    core.witnesses[number - n_members] = network
+
+    def _in_step(self, members: Sequence[int], bags: TrainingBags) -> list[list[int]]:
+        """Which networks are trained in step; `members`: as which member of the ensemble each is made."""
+        parts = [self.core_.parts.of_member(member) for member in members]
+        able = not self.core_.reads_maps and not is_shared() and all(map(can_go_in_step, parts))
+        if not able or len(members) * bags.nbytes > IN_STEP_BYTES:
+            return [[number] for number in range(len(members))]
+        return [[n for n, own in enumerate(parts) if own == kind] for kind in dict.fromkeys(parts)]
 
     @torch.no_grad()
     def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:
@@ -185,9 +212,9 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return bags
         return replace(bags, cells=[space.standardise(vectors) for vectors in bags.cells])
 
-    def _trained(self, bags: TrainingBags, member: int, told: Callable[[int], None]) -> MILNetwork:
-        """A network such as this member of the ensemble, trained on these bags."""
-        trainer = Trainer(
+    def _trainer(self, bags: TrainingBags, member: int) -> Trainer:
+        """Of a network such as this member of the ensemble, on these bags."""
+        return Trainer(
             bags,
             self.core_.parts.of_member(member),
             self.feature_shape_,
@@ -196,7 +223,6 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=self._member_seed(member),
             device=self.core_.device,
         )
-        return trainer.run(told)
 
     def _member_seed(self, member: int) -> int:
         return stream_seed(self.seed, "member", member)
@@ -448,10 +474,6 @@ def _n_groups(groups: Int64[Tensor, "S"]) -> int:
     """Groups of control donors; 0 where there is one only, which cannot be left out."""
     last = int(groups.max())
     return last + 1 if last > 0 else 0
-
-
-def _report(progress: Progress, before: int, total: int, epoch: int) -> None:
-    progress(before + epoch, total)
 
 
 def _others(bag: Bag, cells: Int[np.ndarray, "_"]) -> Int64[Tensor, "_"]:

@@ -115,8 +115,15 @@ class WeightedPooling(Pooling):
 
     def forward(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
         """Votes summed by weight."""
-        weighted = self._cell_weights(evidence, bags)[:, None] * evidence.values
-        return bags.sum(weighted) + self.classifier.bias
+        return self.with_bias(self.votes(evidence, bags))
+
+    def votes(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "B K"]:
+        """The same before the bias is added."""
+        return bags.sum(self._cell_weights(evidence, bags)[:, None] * evidence.values)
+
+    def with_bias(self, votes: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """Class logits of bags, from their votes."""
+        return votes + self.classifier.bias
 
     def weights(self, evidence: Evidence, bags: Segments) -> Float[Tensor, "N K"]:
         """w_a a_n + w_d d_n, the same for every class."""

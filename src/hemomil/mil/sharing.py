@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 def own_rows(n: int) -> slice:
     """Which of n cells this process encodes: all of them where it is alone."""
-    if not _is_shared():
+    if not is_shared():
         return slice(0, n)
     rank, size = distributed.get_rank(), distributed.get_world_size()
     return slice(rank * n // size, (rank + 1) * n // size)
@@ -24,20 +24,21 @@ def own_rows(n: int) -> slice:
 
 def gathered(own: Float[Tensor, "_ H"], n: int) -> Float[Tensor, "N H"]:
     """The embeddings of all n cells, from those of this process; gradients flow back to the latter."""
-    whole: Tensor = _Gathered.apply(own, n) if _is_shared() else own
+    whole: Tensor = _Gathered.apply(own, n) if is_shared() else own
     return whole
 
 
 def sum_gradients(encoder: nn.Module) -> None:
     """Add up what the processes' own cells say of the encoder's weights."""
-    if not _is_shared():
+    if not is_shared():
         return
     for weight in encoder.parameters():
         assert weight.grad is not None, "also no cells give a gradient: zeros"
         distributed.all_reduce(weight.grad)
 
 
-def _is_shared() -> bool:
+def is_shared() -> bool:
+    """Whether several processes train together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 

@@ -5,7 +5,7 @@ Axes: N cells of a pack, B bags of a pack, K classes, F features.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -66,12 +66,26 @@ class TrainingBags:
 
         Where it reads in bfloat16 they are rounded once instead of in every step: the same numbers.
         """
-        size = sum(cells.nbytes for cells in self.cells)
-        if not isinstance(network.encoder, RoiEncoder) or size > LAID_OUT_BYTES:
+        if not isinstance(network.encoder, RoiEncoder) or self.nbytes > LAID_OUT_BYTES:
             return self
         kind = torch.bfloat16 if network.in_bfloat16 else None
         patches = (RoiEncoder.patches(cells) for cells in self.cells)
         return replace(self, cells=[of_bag.to(kind or of_bag.dtype) for of_bag in patches])
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Cells of each bag; torch's own `len` takes three microseconds."""
+        return [len(cells) for cells in self.cells]
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """The targets as numbers, for picking a few."""
+        return self.targets.tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the cells take."""
+        return sum(cells.nbytes for cells in self.cells)
 
     @property
     def controls(self) -> list[int]:
@@ -95,11 +109,25 @@ def embed(
     return gathered(torch.cat(parts) if len(parts) > 1 else parts[0], len(cells))
 
 
-def adam(weights: Iterable[nn.Parameter], **options: Any) -> torch.optim.Adam:
-    """torch's Adam, the fastest way for these weights."""
+def adam(weights: Iterable[nn.Parameter], settings: MILSettings, device: torch.device) -> torch.optim.Adam:
+    """torch's Adam as the settings ask for it, the fastest way for these weights."""
     known = list(weights)
     kind = torch.optim.Adam if all(weight.is_contiguous() for weight in known) else _Adam
-    return kind(known, **options)
+    return kind(
+        known,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def refuse_infinite(loss: Float[Tensor, ""], epoch: int) -> None:
+    """Raises FeaturesError for a loss that nothing can be learned from."""
+    if not torch.isfinite(loss):
+        raise FeaturesError(
+            f"the loss became {loss.item()} in epoch {epoch + 1}",
+            hint="lower mil.learning_rate, or look for extreme values among the features",
+        )
 
 
 class _Adam(torch.optim.Adam):
@@ -164,12 +192,7 @@ class Trainer:
         self.stream = StreamedMoments(int(bags.donor_groups.max()) + 1) if streamed else None
         self.control_distances: list[Tensor] = []
         self.dropout_stream = torch.Generator(device).manual_seed(stream_seed(seed, "dropout"))
-        self.optimiser = adam(
-            self.network.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        self.optimiser = adam(self.network.parameters(), settings, device)
 
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> MILNetwork:
         """All epochs; `progress` hears the number of each one done."""
@@ -187,17 +210,17 @@ class Trainer:
     def _is_due(self, epoch: int) -> bool:
         return epoch == 0 if self.stream is not None else epoch % self.settings.refit_every == 0
 
-    def epoch(self, epoch: int) -> None:
-        """One pass over the bags in an order of its own."""
+    def packs(self, epoch: int) -> list[list[int]]:
+        """Rows of the bags of each step of an epoch, in an order of its own."""
         order = stream(self.seed, "order", epoch).permutation(len(self.bags)).tolist()
         size = self.settings.batch_bags
-        for start in range(0, len(order), size):
-            loss = self.loss(order[start : start + size], epoch)
-            if not torch.isfinite(loss):
-                raise FeaturesError(
-                    f"the loss became {loss.item()} in epoch {epoch + 1}",
-                    hint="lower mil.learning_rate, or look for extreme values among the features",
-                )
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def epoch(self, epoch: int) -> None:
+        """One pass over the bags."""
+        for rows in self.packs(epoch):
+            loss = self.loss(rows, epoch)
+            refuse_infinite(loss, epoch)
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             sum_gradients(self.network.encoder)
@@ -206,38 +229,50 @@ class Trainer:
     def loss(self, rows: list[int], epoch: int) -> Float[Tensor, ""]:
         """(1 - beta) CE of bags + beta CE of cells told their bag's label; beta = decay^epoch, from 0 on."""
         evidence, segments = self.evidence(rows)
-        targets = self.bags.targets[rows].to(self.device)
-        bag_logits = self.network.pooling(evidence, segments)
-        bag_loss = functional.cross_entropy(bag_logits, targets)
-        if self.parts.pooling == "instance":
-            return self._cell_loss(evidence, segments, targets)
-        if not self.parts.instance_loss:
-            return bag_loss
-        beta = self.settings.instance_decay**epoch
-        return (1 - beta) * bag_loss + beta * self._cell_loss(evidence, segments, targets)
+        targets = self.targets(rows)
+        return self.weighed(
+            lambda: functional.cross_entropy(self.network.pooling(evidence, segments), targets),
+            lambda: self.cell_losses(evidence, segments, targets).mean(),
+            epoch,
+        )
 
-    def _cell_loss(
-        self, evidence: Evidence, segments: Segments, targets: Int64[Tensor, "B"]
+    def weighed(
+        self, of_bags: Callable[[], Float[Tensor, ""]], of_cells: Callable[[], Float[Tensor, ""]], epoch: int
     ) -> Float[Tensor, ""]:
-        """Mean over bags of the mean over their cells, so that a large bag counts like a small one."""
+        """The two losses, as this method weighs them in this epoch; none is computed for nothing."""
+        if self.parts.pooling == "instance":
+            return of_cells()
+        if not self.parts.instance_loss:
+            return of_bags()
+        beta = self.settings.instance_decay**epoch
+        return (1 - beta) * of_bags() + beta * of_cells()
+
+    def targets(self, rows: list[int]) -> Int64[Tensor, "B"]:
+        """Classes of these bags."""
+        return torch.tensor([self.bags.classes[row] for row in rows], device=self.device)
+
+    def cell_losses(
+        self, evidence: Evidence, segments: Segments, targets: Int64[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Mean over the cells of each bag, so that a large bag counts like a small one."""
         logits = self.network.cell_logits(evidence)
         losses = functional.cross_entropy(logits, targets[segments.bag], reduction="none")
-        return segments.mean(losses).mean()
+        return segments.mean(losses)
 
     def evidence(self, rows: list[int]) -> tuple[Evidence, Segments]:
         """A pack of bags, encoded; distances carry no gradient, as in the paper's code."""
         bags = [self.bags.cells[row] for row in rows]
-        segments = Segments.of_sizes([len(cells) for cells in bags], self.device)
+        segments = Segments.of_sizes([self.bags.sizes[row] for row in rows], self.device)
         cells = torch.cat(bags) if len(bags) > 1 else bags[0]
-        groups = self.bags.donor_groups[rows].to(self.device)
+        groups = self.bags.donor_groups[rows].to(self.device) if self.weighs_distance else None
         if cells.dim() == 2 and len(cells) > KEPT_VECTORS and own_rows(len(cells)) == slice(0, len(cells)):
             return self._evidence_of_many(cells, segments, groups), segments
         z = self._embed(cells)
-        distances = self._distances(z.detach(), segments.bag, groups) if self.weighs_distance else None
+        distances = None if groups is None else self._distances(z.detach(), segments.bag, groups)
         return self.network.read(self._dropped(z, self.dropout_stream), distances, self.reference), segments
 
     def _evidence_of_many(
-        self, cells: Float[Tensor, "N F"], segments: Segments, groups: Int64[Tensor, "B"]
+        self, cells: Float[Tensor, "N F"], segments: Segments, groups: Int64[Tensor, "B"] | None
     ) -> Evidence:
         """A chunk at a time, of which nothing but its evidence is kept: the gradient is exact, and costs
         another pass.
@@ -247,7 +282,7 @@ class Trainer:
         )
         chunks = [slice(start, start + VECTOR_CHUNK) for start in range(0, len(cells), VECTOR_CHUNK)]
         distances = segments.bag.new_empty(len(cells), dtype=torch.float32)
-        if self.weighs_distance:
+        if groups is not None:
             with torch.no_grad():
                 for rows in chunks:
                     z = self.network.encode(cells[rows].to(self.device))
@@ -257,7 +292,7 @@ class Trainer:
             """The evidence of some cells; the same whenever it is asked for."""
             z = self.network.encode(cells[rows].to(self.device))
             drawn = torch.Generator(self.device).manual_seed(seed)
-            known = distances[rows] if self.weighs_distance else None
+            known = None if groups is None else distances[rows]
             return self.network.read(self._dropped(z, drawn), known, self.reference)
 
         return Evidence.join(
@@ -305,8 +340,8 @@ class Trainer:
         share = self.settings.dropout
         if share == 0:
             return z
-        kept = torch.rand(z.shape, generator=drawn, device=self.device) >= share
-        return z * kept.to(z.dtype).div_(1 - share)
+        drawn_NH = torch.rand(z.shape, generator=drawn, device=self.device)
+        return z * drawn_NH.ge_(share).div_(1 - share)
 
     @torch.no_grad()
     def refit(self) -> None:
