@@ -42,8 +42,7 @@ class InStep:
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
         assert len({trainer.parts for trainer in trainers}) == 1, "networks of one making"
-        self.trainers = trainers
-        self.parts, self.settings = trainers[0].parts, trainers[0].settings
+        self.trainers, self.settings = trainers, trainers[0].settings
         weights = [weight for trainer in trainers for weight in trainer.network.parameters()]
         self.optimiser = adam(weights, self.settings, trainers[0].device)
 
@@ -67,18 +66,21 @@ class InStep:
 
     def loss(self, packs: Sequence[Pack], epoch: int) -> Float[Tensor, ""]:
         """The sum of what `Trainer.loss` is of each network."""
-        read = [trainer.evidence(rows) for trainer, rows in packs]
+        trainer, _ = packs[0]
+        read = [each.evidence(rows) for each, rows in packs]
         evidence = Evidence.join([of_one for of_one, _ in read])
         segments = Segments.join([of_one for _, of_one in read])
-        targets = torch.cat([trainer.targets(rows) for trainer, rows in packs])
+        targets = torch.cat([each.targets(rows) for each, rows in packs])
         counts = torch.tensor([float(len(rows)) for _, rows in packs for _ in rows], device=targets.device)
-        of_bags = functional.cross_entropy(self._logits(packs, evidence, segments), targets, reduction="none")
-        trainer, _ = packs[0]
-        return trainer.weighed(
-            lambda: (of_bags / counts).sum(),
-            lambda: (trainer.cell_losses(evidence, segments, targets) / counts).sum(),
-            epoch,
-        )
+
+        def of_bags() -> Float[Tensor, ""]:
+            logits = self._logits(packs, evidence, segments)
+            return (functional.cross_entropy(logits, targets, reduction="none") / counts).sum()
+
+        def of_cells() -> Float[Tensor, ""]:
+            return (trainer.cell_losses(evidence, segments, targets) / counts).sum()
+
+        return trainer.weighed(of_bags, of_cells, epoch)
 
     def _logits(self, packs: Sequence[Pack], evidence: Evidence, segments: Segments) -> Float[Tensor, "B K"]:
         """Class logits of all bags: what is learned of pooling is a bias, and each network has its own."""
