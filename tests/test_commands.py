@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData, read_zarr
+from joblib import Parallel
 from threadpoolctl import threadpool_limits
 
 from hemomil import commands
+from hemomil.commands.console import SILENT
 from hemomil.errors import FeaturesError, HemomilError, RunFolderError, SettingsError
 
 METHODS = ("att", "default")
@@ -158,8 +160,31 @@ def test_the_store_opens_as_anndata(finished):
     )
 
 
+@pytest.mark.parametrize(("few", "processes"), [(1000, 1), (0, 2)])
+def test_few_cells_are_described_by_one_process(cohort, tmp_path, monkeypatch, few, processes):
+    from hemomil.commands import cells
+    from hemomil.commands.run_folder import open_run
+    from hemomil.commands.source import load_source
+
+    asked = []
+
+    def parallel(n_jobs, **more):
+        asked.append(n_jobs)
+        return Parallel(n_jobs=1, **more)
+
+    monkeypatch.setattr(cells, "FEW_CELLS", few)
+    monkeypatch.setattr(cells, "Parallel", parallel)
+    source = load_source(cohort / "manifest.csv", quick(), cells=cohort / "cells.csv")
+    store = cells.prepare(source, open_run(tmp_path / "run", "study", quick(), {}), SILENT, jobs=2)
+    assert asked == [processes]
+    assert np.isfinite(read_zarr(store).obsm["shape"]).all()
+
+
 @pytest.mark.usefixtures("no_page")
-def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(finished, cohort, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(
+    finished, cohort, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hemomil.commands.cells.FEW_CELLS", 0)
     commands.study(
         cohort / "manifest.csv", tmp_path / "run", settings=quick(), cells=cohort / "cells.csv", jobs=2
     )

@@ -1,13 +1,16 @@
 """The jobs of a study whose networks are trained at once."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import Parallel, delayed
 
 from hemomil import commands
 from hemomil.commands import jobs
+from hemomil.commands.workers import learning_processes
 from hemomil.errors import SettingsError
 
 pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
@@ -66,6 +69,16 @@ def test_a_killed_study_ends_with_the_same_tables(few_cells, together, tmp_path,
     assert not set(heard) & set(told)
     for name in TABLES:
         assert (tmp_path / "run" / name).read_bytes() == (together / name).read_bytes(), name
+
+
+def test_processes_of_a_study_begin_with_what_training_needs():
+    loaded = delayed(lambda name: name in __import__("sys").modules)
+    needed = ("torch._dynamo", "hemomil.mil.model")
+    with learning_processes():
+        assert Parallel(n_jobs=2)(map(loaded, needed)) == [True, True]
+        # models that were trained side by side are judged by threads, which must not become processes here
+        judged = Parallel(n_jobs=2, backend="threading")(delayed(os.getpid)() for _ in range(4))
+    assert set(judged) == {os.getpid()}
 
 
 def test_one_process_is_not_a_cluster(few_cells, tmp_path):

@@ -22,7 +22,7 @@ from hemomil.commands.settings import Settings, jobs_or_cores
 from hemomil.commands.source import Source, load_source, settings_for
 from hemomil.commands.table1 import write_table1
 from hemomil.commands.tables import blank_rows, write_cells, write_table
-from hemomil.commands.workers import workers
+from hemomil.commands.workers import learning_processes, workers
 from hemomil.files import write_json
 from hemomil.report.tables import shown_method
 from hemomil.stats import (
@@ -62,7 +62,7 @@ def study(
     run = open_run(output, "study", settings, source.inputs, force=force)
     run.notices.extend(plan.notices)
     n_jobs = jobs_or_cores(jobs)
-    with run.filling():
+    with run.filling(), learning_processes():
         with metered(run.facts, settings.country):
             store = prepare(source, run, talk, jobs=n_jobs)
             with run.timed("study"), where:

@@ -92,7 +92,7 @@ def _run_side_by_side(
     work = (delayed(_tell)(job, fitted[job.name], bags, store, settings, keep) for job in todo)
     at_once = min(n_threads, len(todo))
     with on_one_thread():
-        done = Parallel(n_jobs=at_once, prefer="threads", return_as="generator_unordered")(work)
+        done = Parallel(n_jobs=at_once, backend="threading", return_as="generator_unordered")(work)
         for _ in talk.track(done, "judging", len(todo)):
             pass
 

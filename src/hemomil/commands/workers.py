@@ -30,6 +30,22 @@ def on_one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def learning_processes() -> AbstractContextManager[None]:
+    """A block whose processes import, as they begin, what training needs.
+
+    One that described cells and grew by that only later is near what joblib takes for a leak (300 MB): it is
+    stopped with a warning, and another begins.
+    """
+    here: AbstractContextManager[None] = parallel_config(backend="loky", initializer=_import_training)
+    return here
+
+
+def _import_training() -> None:
+    import torch._dynamo  # noqa: F401  # as the first optimiser of a process does
+
+    import hemomil.mil.model  # noqa: F401
+
+
 def workers(address: str | None) -> AbstractContextManager[None]:
     """A block in which joblib's jobs run on the workers of the Dask scheduler at `address`; None: here.
 
