@@ -10,6 +10,7 @@ PARTS = {
     "table1": "The whole of Table 1 on one GPU",
     "mil": "Learning and judging",
     "mil-bf16": "Learning and judging, on a processor that multiplies in bf16",
+    "mil-amd": "Learning and judging, where the plain way is fast",
     "store": "The store",
     "scale": "Scale",
     "jury": "Is a cell strange?",

@@ -1,5 +1,7 @@
 """Size and reading of a store of RoI maps against the published way: a gzip pickle of fp32 arrays per sample.
 
+Also how long the paper's model takes from these files to a diagnosis.
+
 Run `OMP_NUM_THREADS=1 python benchmarks/store.py [--json FILE]` (about 2 minutes, 1.2 GB on the disk of
 TMPDIR and as much memory). The maps are random, none of them negative, half of the numbers zero, as after a
 ReLU, with all digits of single precision. Files lie in the page cache, so this is about unpacking, not about
@@ -13,10 +15,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hemomil.describe import StoreWriter, read_bags
+from hemomil.mil import AnomalyMIL, MILSettings
+from hemomil.mil.pack import Segments
 from hemomil.types import Cells, Cohort, ImageRow, Sample
-from timing import Row, agree, alternate, main, spread, told
+from mil import METHOD, PlainPaper
+from timing import Row, agree, alternate, main, spread, told, versus
 
 BAGS, CELLS = 300, 30
 PICKLED = slice(None, None, 5)
@@ -123,6 +129,35 @@ def benchmark():
                 note="half precision against single, of 1 + value",
             )
         )
+        yield judged(store, pickles)
+
+
+def judged(store, pickles):
+    """The paper's model asked for the same bags, from their files on: reading counts on both sides."""
+    bags = read_bags(store, ["roi"])[PICKLED]
+    labels = [("control", "target")[number % 2] for number in range(len(bags))]
+    model = AnomalyMIL(METHOD, MILSettings.preset("paper", epochs=1)).fit(bags, labels)
+    core = model.core_
+    published = PlainPaper(core.members[0], core.reference)
+    segments = Segments.of_sizes([CELLS])
+
+    @torch.no_grad()
+    def plain():
+        cells = (torch.from_numpy(unpickled(path)) for path in pickles)
+        return torch.stack([published.read(of_bag)[0].softmax(dim=-1).flatten() for of_bag in cells])
+
+    @torch.no_grad()
+    def ours():
+        read = (core.read(torch.from_numpy(bag.features))[0][0] for bag in read_bags(store, ["roi"])[PICKLED])
+        return torch.cat([core.members[0].pooling(evidence, segments).softmax(dim=1) for evidence in read])
+
+    return versus(
+        f"judging {len(bags)} bags of {CELLS} RoI maps from files, fp32: gzip pickles, the published loop",
+        plain,
+        ours,
+        **agree(ours(), plain(), 1e-3),
+        note="probabilities; half precision against single",
+    )
 
 
 if __name__ == "__main__":
