@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 """Hears epochs done and epochs in all."""
 
 
-IN_STEP_BYTES = 2 * 2**30
+IN_STEP_BYTES = 2**30
 """Networks are trained in step while their bags, standardised for each of them, take no more."""
 
 
