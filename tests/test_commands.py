@@ -484,7 +484,7 @@ def test_the_paper_preset_reads_roi_maps_and_predicts_the_same_again(few_cells, 
 
 @pytest.mark.usefixtures("no_page")
 def test_roi_maps_are_kept_on_request_though_no_method_reads_them(few_cells, tmp_path):
-    settings = quick(**SIMPLE, **{"describe.kinds": ["shape", "roi"]})
+    settings = quick(**SIMPLE, **{"describe.kinds": ["shape", "roi"], "detect.diameter": 40.0})
     commands.train(
         few_cells / "manifest.csv", tmp_path / "run", settings=settings, cells=few_cells / "cells.csv", jobs=1
     )

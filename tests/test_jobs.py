@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_pages", "unchecked_shapes")
 
 FLAGS = {
     "preset": "paper", "study.methods": ("att", "anomaly+att+sic", "anomaly-quantiles"), "study.runs": 1,
-    "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 1,
+    "study.folds": 2, "study.bootstrap": 100, "mil.epochs": 1, "detect.diameter": 40.0,
 }  # fmt: skip
 TABLES = ("samples.csv", "cells.parquet", "deletion.csv", "metrics.json")
 
