@@ -47,7 +47,9 @@ def test_a_crop_brings_cells_of_any_size_near_the_nominal_one():
     settings = TrainSettings(zoom=(0.99, 1.01))
     for diameter in (20.0, 80.0):
         side = round(6 * diameter)
-        crop = random_crop(discs(2, side, side, diameter, 20), settings, stream(1, "crop"))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            crop = random_crop(discs(2, side, side, diameter, 20), settings, stream(1, "crop"))
         boxes = crop.target["boxes"]
         whole = ((boxes > 1) & (boxes < settings.crop - 1)).all(dim=1)
         sides = (boxes[whole, 2:] - boxes[whole, :2]).mean()
