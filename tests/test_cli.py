@@ -45,14 +45,23 @@ def test_info_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["study", "train", "check", "detect", "report", "view", "explain"])
-def test_a_mistake_is_told_before_torch_is_imported(command, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"{command} nowhere.csv -o run" for command in ("study", "train", "detect", "explain")),
+        *(f"{command} nowhere.csv" for command in ("check", "report", "view")),
+    ],
+)
+def test_a_mistake_is_told_before_torch_is_imported(words, tmp_path):
     code = (
         "import sys; from typer.testing import CliRunner; from hemomil.cli import app; "
-        f"r = CliRunner().invoke(app, ['{command}', 'nowhere']); assert r.exit_code; "
-        "assert 'torch' not in sys.modules, 'torch'; assert 'bokeh' not in sys.modules, 'bokeh'"
+        f"told = CliRunner().invoke(app, {words.split()}).exception; "
+        "assert 'nowhere.csv' in str(told), told; print(*{'torch', 'bokeh'} & set(sys.modules))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,9 @@ def test_scanpy_reads_it_and_umap_runs(run, tmp_path):
     export_anndata(run, tmp_path / "cells.h5ad")
     # for so few cells, numba's compiler takes nearly all of the time
     uncompiled = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    subprocess.run([sys.executable, "-c", SCANPY, tmp_path / "cells.h5ad"], check=True, env=uncompiled)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCANPY, tmp_path / "cells.h5ad"], check=True, env=uncompiled
+    )
 
 
 def test_vectors_brought_along_are_the_features_and_have_no_image(run_without_images, tmp_path):

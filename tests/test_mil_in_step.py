@@ -1,5 +1,7 @@
 """Networks trained in step with each other learn, to the last bit, what each learns by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_in_step_networks_learn_what_each_learns_alone(parts, at_once, monkeypat
     alone = [trainer.run() for trainer in trainers(parts)]
     heard = []
     together = InStep(trainers(parts)).run(heard.append)
-    assert heard == [1, 2, 3]
+    assert heard == [epoch for epoch in (1, 2, 3) for _ in together]
     assert_same(weights(together), weights(alone))
     assert not any(network.training for network in together)
     before = weights(trainer.network for trainer in trainers(parts))
@@ -67,6 +69,8 @@ def test_networks_of_two_makings_do_not_go_together():
 def test_those_whose_weights_are_mixed_by_what_is_learned_train_alone():
     able = {method for method in METHODS if can_go_in_step(PARTS[method])}
     assert able == {"att", "att+sic", "lse", "instance", "default"}
+    told = replace(PARTS["att"], instance_loss=True)
+    assert not can_go_in_step(told), "a cell alone is judged with the bias of its network"
 
 
 def test_a_loss_that_becomes_infinite_in_one_network_is_an_error():

@@ -30,11 +30,14 @@ Pack = tuple[Trainer, list[int]]
 
 
 def can_go_in_step(parts: Parts) -> bool:
-    """Whether networks of this making can be pooled together: nothing that is learned weighs their cells."""
-    of_cells = parts.pooling in ("logsumexp", "instance")
-    return of_cells or (
-        parts.pooling == "weighted" and parts.attention and not (parts.distance or parts.uniform)
-    )
+    """Whether networks of this making can be pooled together.
+
+    Nothing that is learned then mixes the weights of cells, or makes class logits of a cell alone.
+    """
+    if parts.pooling != "weighted":
+        return parts.pooling in ("logsumexp", "instance")
+    alone = parts.attention and not (parts.distance or parts.uniform)
+    return alone and (parts.instance_head or not parts.instance_loss)
 
 
 class InStep:
@@ -47,10 +50,11 @@ class InStep:
         self.optimiser = adam(weights, self.settings, trainers[0].device)
 
     def run(self, progress: Callable[[int], None] = lambda epoch: None) -> list[MILNetwork]:
-        """All epochs; `progress` hears the number of each one that all networks have done."""
+        """All epochs; `progress` hears the number of each one, once from every network."""
         for epoch in range(self.settings.epochs):
             self.epoch(epoch)
-            progress(epoch + 1)
+            for _ in self.trainers:
+                progress(epoch + 1)
         return [trainer.network.eval() for trainer in self.trainers]
 
     def epoch(self, epoch: int) -> None:
@@ -67,11 +71,11 @@ class InStep:
     def loss(self, packs: Sequence[Pack], epoch: int) -> Float[Tensor, ""]:
         """The sum of what `Trainer.loss` is of each network."""
         trainer, _ = packs[0]
-        read = [each.evidence(rows) for each, rows in packs]
-        evidence = Evidence.join([of_one for of_one, _ in read])
-        segments = Segments.join([of_one for _, of_one in read])
+        evidence = Evidence.join([each.evidence(rows)[0] for each, rows in packs])
+        sizes = [each.bags.sizes[row] for each, rows in packs for row in rows]
+        segments = Segments.of_sizes(sizes, trainer.device)
         targets = torch.cat([each.targets(rows) for each, rows in packs])
-        counts = torch.tensor([float(len(rows)) for _, rows in packs for _ in rows], device=targets.device)
+        counts = torch.tensor([float(len(rows)) for _, rows in packs for _ in rows], device=trainer.device)
 
         def of_bags() -> Float[Tensor, ""]:
             logits = self._logits(packs, evidence, segments)

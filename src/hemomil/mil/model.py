@@ -36,6 +36,8 @@ Progress = Callable[[int, int], None]
 """Hears epochs done and epochs in all."""
 
 
+Place = tuple[torch.nn.ModuleList, int, int]
+"""Where a network belongs, and as which member of an ensemble it is made."""
 IN_STEP_BYTES = 2**30
 """Networks are trained in step while their bags, standardised for each of them, take no more."""
 
@@ -173,37 +175,38 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bags = TrainingBags(flat, lesson.targets, lesson.groups)
         everyone = self._standardised(bags, core.space)
 
-        def known_to(number: int) -> TrainingBags:
-            """Members know all bags, each witness those of all patients but its group of donors."""
-            if number < n_members:
-                return everyone
-            others = bags.at(torch.tensor(self._without(number - n_members, lesson.donors)))
-            return self._standardised(others, cast(FeatureSpace, core.witness_spaces[number - n_members]))
+        places = [(core.networks, member, member) for member in range(len(core.networks))]
+        places += [(core.witnesses, group, core.judging) for group in range(len(core.witnesses))]
+        done, total = count(1), len(places) * settings.epochs
 
-        n_members, n_networks = len(core.members), len(core.members) + len(core.witnesses)
-        members = [number if number < n_members else core.judging for number in range(n_networks)]
-        done, total = count(1), n_networks * settings.epochs
-        for numbers in self._in_step(members, bags):
-            trainers = [self._trainer(known_to(number), members[number]) for number in numbers]
+        def told(_: int) -> None:
+            progress(next(done), total)
 
-            def told(epoch: int, networks: int = len(numbers)) -> None:
-                for _ in range(networks):
-                    progress(next(done), total)
-
+        for some in self._in_step(places, bags):
+            trainers = [
+                self._trainer(
+                    self._known_to_witness(bags, place, lesson) if home is core.witnesses else everyone,
+                    member,
+                )
+                for home, place, member in some
+            ]
             trained = InStep(trainers).run(told) if len(trainers) > 1 else [trainers[0].run(told)]
-            for number, network in zip(numbers, trained, strict=True):
-                if number < n_members:
-                    core.networks[number] = network
-                else:
-                    core.witnesses[number - n_members] = network
+            for (home, place, _), network in zip(some, trained, strict=True):
+                home[place] = network
 
-    def _in_step(self, members: Sequence[int], bags: TrainingBags) -> list[list[int]]:
-        """Which networks are trained in step; `members`: as which member of the ensemble each is made."""
-        parts = [self.core_.parts.of_member(member) for member in members]
+    def _in_step(self, places: Sequence[Place], bags: TrainingBags) -> list[list[Place]]:
+        """Which networks are trained together."""
+        parts = [self.core_.parts.of_member(member) for _, _, member in places]
         able = not self.core_.reads_maps and not is_shared() and all(map(can_go_in_step, parts))
-        if not able or len(members) * bags.nbytes > IN_STEP_BYTES:
-            return [[number] for number in range(len(members))]
-        return [[n for n, own in enumerate(parts) if own == kind] for kind in dict.fromkeys(parts)]
+        if not able or len(places) * bags.nbytes > IN_STEP_BYTES:
+            return [[place] for place in places]
+        pairs = list(zip(places, parts, strict=True))
+        return [[place for place, own in pairs if own == kind] for kind in dict.fromkeys(parts)]
+
+    def _known_to_witness(self, bags: TrainingBags, group: int, lesson: Lesson) -> TrainingBags:
+        """The bags of all patients but this group of control donors, as their own space has them."""
+        others = bags.at(torch.tensor(self._without(group, lesson.donors)))
+        return self._standardised(others, cast(FeatureSpace, self.core_.witness_spaces[group]))
 
     @torch.no_grad()
     def _standardised(self, bags: TrainingBags, space: FeatureSpace) -> TrainingBags:

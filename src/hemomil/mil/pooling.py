@@ -31,7 +31,7 @@ class Evidence:
 
     @classmethod
     def join(cls, chunks: list["Evidence"]) -> "Evidence":
-        """Chunks of one bag, put together again."""
+        """That of all chunks, one after the other."""
         first = [chunk.instance for chunk in chunks if chunk.instance is not None]
         return cls(
             torch.cat([chunk.values for chunk in chunks]),
