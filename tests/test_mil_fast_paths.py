@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from hemomil.errors import FeaturesError
-from hemomil.mil import AnomalyMIL, MILSettings, train
+from hemomil.mil import AnomalyMIL, MILSettings, products, train
 from hemomil.mil import encoder as encoder_module
 from hemomil.mil.checks import check_bags
 from hemomil.mil.core import in_chunks
@@ -62,12 +62,19 @@ def make_encoder(seed=72):
         return RoiEncoder()
 
 
-@pytest.mark.parametrize("piece", [2, 5, 80])
+@pytest.mark.parametrize("product", ["torch's", "oneDNN's"])
+@pytest.mark.parametrize(("piece", "multiple"), [(2, 1), (4, 4), (80, 4)])
 @pytest.mark.parametrize(
     ("dtype", "rtol", "atol"), [(torch.float32, 1e-4, 1e-5), (torch.float64, 1e-11, 1e-13)]
 )
-def test_the_encoder_s_matrix_products_are_its_convolutions(piece, dtype, rtol, atol, monkeypatch):
+def test_the_encoder_s_matrix_products_are_its_convolutions(
+    product, piece, multiple, dtype, rtol, atol, monkeypatch
+):
+    if product == "oneDNN's" and not products.has_onednn():
+        pytest.skip("torch without oneDNN")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: product == "oneDNN's")
     monkeypatch.setattr(encoder_module, "PIECE", piece)
+    monkeypatch.setattr(encoder_module, "MULTIPLE", multiple)
     encoder = make_encoder().to(dtype)
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
     gradients = []
@@ -219,14 +226,32 @@ def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch, bfloat16):
     assert torch.equal(weights_after_an_epoch(bfloat16=bfloat16), before)
 
 
-@pytest.mark.parametrize("rounded", [2, 5, 8])
-def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(rounded, monkeypatch):
-    monkeypatch.setattr(encoder_module, "ROUNDED", rounded)
+@pytest.mark.parametrize("at_once", [2, 5, 8])
+@pytest.mark.parametrize("laid_out", [True, False])
+def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(at_once, laid_out, monkeypatch):
+    monkeypatch.setattr(encoder_module, "LAID_OUT", at_once)
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).half()
-    patches = RoiEncoder.patches(maps)
-    found = encoder_module._by_windows(patches, torch.bfloat16)
-    assert torch.equal(found, encoder_module._by_windows(patches.bfloat16(), torch.bfloat16))
-    assert torch.equal(found.float(), encoder_module._by_windows(patches.float(), torch.float32).bfloat16())
+    cells = RoiEncoder.patches(maps) if laid_out else maps
+
+    def rows(cells, kind):
+        return encoder_module._by_windows(cells, kind).clone()  # the next call writes where this one wrote
+
+    found = rows(cells, torch.bfloat16)
+    assert torch.equal(found, rows(cells.bfloat16(), torch.bfloat16))
+    assert torch.equal(found, rows(cells.float(), torch.float32).bfloat16())
+
+
+def test_every_window_sees_its_patches():
+    """Row and column of a patch, read back from where they were laid out."""
+    maps = torch.arange(196.0).view(1, 1, 14, 14).expand(2, 256, 14, 14)
+    corners = RoiEncoder.patches(maps)[0, :, 0]
+    expected = [
+        14 * 2 * (2 * row + k // 2 - 1) + 2 * (2 * column + k % 2 - 1)
+        for windows in encoder_module.WINDOWS
+        for row, column in windows.at
+        for k in windows.seen
+    ]
+    assert corners.tolist() == expected
 
 
 @pytest.mark.parametrize("pending", [1, 7, 1000])

@@ -3,14 +3,18 @@
 Axes: N cells, F features, H embedding. RoI maps are N 256 14 14, their patches N 49 1024.
 """
 
+import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import linear, max_pool2d, pad, relu
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import max_pool2d, pad, relu
 
+from hemomil.mil.products import linear, rectified
 from hemomil.mil.settings import MILSettings
 
 ROI_SHAPE = (256, 14, 14)
@@ -21,10 +25,15 @@ WIDE = 304
 class Windows(NamedTuple):
     """Windows of the second layer, of its 4 x 4, that see the same of the padding."""
 
-    at: list[tuple[int, int]]
-    """Row and column."""
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
     seen: list[int]
     """Which of a window's 2 x 2 positions, row by row, are more than padding."""
+
+    @property
+    def at(self) -> list[tuple[int, int]]:
+        """Row and column of each."""
+        return list(product(self.rows, self.columns))
 
     @property
     def positions(self) -> slice:
@@ -37,36 +46,37 @@ class Windows(NamedTuple):
         """The positions that are nothing but padding."""
         return [k for k in range(4) if k not in self.seen]
 
+    def patches_of(self, grid: Shaped[Tensor, "N 7 7 ..."]) -> Shaped[Tensor, "N A B K L ..."]:
+        """The patches that they see, as a view: row and column of the window, row and column within it."""
+        for axis, (places, within) in enumerate(
+            ((self.rows, {k // 2 for k in self.seen}), (self.columns, {k % 2 for k in self.seen}))
+        ):
+            first, size = 2 * places[0] + min(within) - 1, len(places) * len(within)
+            some = grid.narrow(1 + 2 * axis, first, size)
+            grid = torch.unflatten(some, 1 + 2 * axis, (len(places), len(within)))
+        return grid.transpose(2, 3)
+
 
 WINDOWS = (
-    Windows([(0, 0)], [3]),
-    Windows([(0, 1), (0, 2), (0, 3)], [2, 3]),
-    Windows([(1, 0), (2, 0), (3, 0)], [1, 3]),
-    Windows([(row, column) for row in (1, 2, 3) for column in (1, 2, 3)], [0, 1, 2, 3]),
+    Windows((0,), (0,), [3]),
+    Windows((0,), (1, 2, 3), [2, 3]),
+    Windows((1, 2, 3), (0,), [1, 3]),
+    Windows((1, 2, 3), (1, 2, 3), [0, 1, 2, 3]),
 )
-PATCH_ORDER = [
-    7 * (2 * row + k // 2 - 1) + 2 * column + k % 2 - 1
-    for windows in WINDOWS
-    for row, column in windows.at
-    for k in windows.seen
-]
-"""The 7 x 7 patches of a map, window of the second layer by window."""
-PAIR_ORDER = [7 * (2 * (patch // 7) + row) + patch % 7 for patch in PATCH_ORDER for row in (0, 1)]
-"""The 14 x 7 pairs of neighbouring pixels of a map, both rows of a patch together."""
-FIRST_ORDER, LATER_ORDER = (0, 2, 1, 3), (0, 2, 3, 1)
-"""The axes of a kernel (output, input, row, column), as products need them: so they lie in memory."""
-AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
-"""What moves a pair of numbers of so many bytes as one."""
 SEEN = [len(windows.at) * len(windows.seen) for windows in WINDOWS]
 """How many patches each of the windows above see."""
 PLACES = [4 * row + column for windows in WINDOWS for row, column in windows.at]
 """Where in the 4 x 4, row by row, the windows above are."""
-PIECE = 80
-"""Maps read at a time, at most; in half precision twice as many. Their patches then fit into memory that is
-at hand: of 200 maps at once in single precision, a sixth of the time went into new memory, page by page."""
-ROUNDED = 8
-"""Maps whose patches are rounded to bfloat16 at a time: by way of single precision that is faster, as long as
-it stays in the cache."""
+FIRST_ORDER, LATER_ORDER = (0, 2, 1, 3), (0, 2, 3, 1)
+"""The axes of a kernel (output, input, row, column), as products need them: so they lie in memory."""
+AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
+"""What moves a pair of numbers of so many bytes as one."""
+PIECE = 100
+"""Maps read at a time, at most."""
+MULTIPLE = 4
+"""Of how many maps pieces are but for the last: kernels for odd numbers of rows are slow."""
+LAID_OUT = 16
+"""Maps that are laid out and rounded at a time, in the cache."""
 
 
 class RoiEncoder(nn.Sequential):
@@ -104,8 +114,9 @@ class RoiEncoder(nn.Sequential):
         Of the 1024 numbers of a window those of its upper row come first, channel by channel. Laying maps out
         takes some hundredths of a training step: worth doing once, before training.
         """
-        pairs = maps.contiguous().view(AS_ONE[maps.element_size()]).flatten(2).transpose(1, 2)
-        return pairs[:, PAIR_ORDER].view(maps.dtype).reshape(len(maps), 49, 1024)
+        patches = maps.new_empty(len(maps), 49, 1024)
+        _lay_out(maps, torch.split(patches, SEEN, dim=1))
+        return patches
 
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
         """Embeddings of RoI maps, or of their `patches`, in the precision of the weights or of autocast."""
@@ -122,14 +133,19 @@ class RoiEncoder(nn.Sequential):
             of["2.bias"].to(kind),
             relu(bias),
         )
-        pieces: list[Tensor] = []
-        at_once = PIECE * 4 // kind.itemsize
-        for piece in torch.tensor_split(cells, max(1, -(-len(cells) // at_once))):
-            rows = _by_windows(self.patches(piece) if piece.dim() == 4 else piece, kind)
-            pieces.append(_pooled(linear(rows, kernel, bias).relu_(), second))
+        pieces = [
+            _pooled(_FirstLayer.apply(piece, kernel, bias), second)
+            for piece in torch.split(cells, _piece_size(len(cells)))
+        ]
         pooled = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-        last = relu(linear(pooled, of["5.weight"].permute(LATER_ORDER).flatten(1), of["5.bias"]))
-        return relu(linear(last, of["8.weight"], of["8.bias"]))
+        last = rectified(pooled, of["5.weight"].permute(LATER_ORDER).flatten(1), of["5.bias"])
+        return rectified(last, of["8.weight"], of["8.bias"])
+
+
+def _piece_size(n: int) -> int:
+    """How many maps to read at a time, so that pieces are about the same."""
+    pieces = max(1, -(-n // PIECE))
+    return max(1, -(-n // (pieces * MULTIPLE)) * MULTIPLE)
 
 
 def _precision(weight: Tensor) -> torch.dtype:
@@ -139,18 +155,78 @@ def _precision(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _by_windows(patches: Shaped[Tensor, "N 49 1024"], kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
-    """The patches of all maps that the first of `WINDOWS` see, then those that the next see, and so on."""
-    n = len(patches)
-    rows = patches.new_empty(49 * n, 1024, dtype=kind)
-    through_single = (patches.device.type, patches.dtype, kind) == ("cpu", torch.float16, torch.bfloat16)
-    at_once = ROUNDED if through_single else max(1, n)
-    blocks = torch.split(rows, [n * size for size in SEEN])
-    for block, seen in zip(blocks, torch.split(patches, SEEN, dim=1), strict=True):
-        whole = block.view(seen.shape)
-        for to, some in zip(torch.split(whole, at_once), torch.split(seen, at_once), strict=True):
-            to.copy_(some.float() if through_single else some)
+class _FirstLayer(torch.autograd.Function):
+    """The first convolution, rectified, of maps or patches: 49 rows of a map, window by window of the second.
+
+    The patches are laid out again for the gradient: as long as they lie in the precision of products,
+    they take three times the room of what the layer makes of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        values = rectified(_by_windows(cells, kernel.dtype), kernel, bias)
+        ctx.save_for_backward(cells, values)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
+        cells, values = ctx.saved_tensors
+        upstream = torch.ops.aten.threshold_backward(upstream, values, 0)
+        rows = _by_windows(cells, values.dtype)
+        return None, linear(upstream.T, rows.T), upstream.sum(dim=0)
+
+
+def _by_windows(cells: Shaped[Tensor, "N ..."], kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
+    """The patches of all maps that the first of `WINDOWS` see, then those that the next see, and so on.
+
+    On a CPU they lie where those of the last call lay.
+    """
+    n = len(cells)
+    on_cpu = cells.device.type == "cpu"
+    rows = _ROOM.of(49 * n, kind) if on_cpu else cells.new_empty(49 * n, 1024, dtype=kind)
+    parts = torch.split(rows, [n * size for size in SEEN])
+    blocks = [part.view(n, size, 1024) for part, size in zip(parts, SEEN, strict=True)]
+    through_single = on_cpu and (cells.dtype, kind) == (torch.float16, torch.bfloat16)  # so it is faster
+    at_once = LAID_OUT if on_cpu else max(1, n)
+    for start in range(0, n, at_once):
+        some = cells[start : start + at_once]
+        some = some.float().to(kind) if through_single else some
+        to = [block[start : start + at_once] for block in blocks]
+        if some.dim() == 4:
+            _lay_out(some, to)
+        else:
+            for block, seen in zip(to, torch.split(some, SEEN, dim=1), strict=True):
+                block.copy_(seen)
     return rows
+
+
+class _Room(threading.local):
+    """Memory that a thread keeps for the patches of a piece: asked for anew, it would come page by page."""
+
+    def __init__(self) -> None:
+        self.held = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, rows: int, kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
+        """So many rows of any numbers."""
+        size = rows * 1024 * kind.itemsize
+        if len(self.held) < size:
+            self.held = torch.empty(size, dtype=torch.uint8)
+        return self.held[:size].view(kind).view(rows, 1024)
+
+
+_ROOM = _Room()
+
+
+def _lay_out(maps: Shaped[Tensor, "N 256 14 14"], blocks: Sequence[Shaped[Tensor, "N _ 1024"]]) -> None:
+    """Write the patches that each of `WINDOWS` see to its block, in the precision of that."""
+    n = len(maps)
+    pairs = maps.contiguous().view(AS_ONE[maps.element_size()]).view(256 * n, 98)
+    upright = pairs.T.contiguous().view(maps.dtype)
+    grid = upright.view(7, 2, 7, n, 512).permute(3, 0, 2, 1, 4)
+    for windows, block in zip(WINDOWS, blocks, strict=True):
+        seen = windows.patches_of(grid)
+        block.view(seen.shape).copy_(seen)
 
 
 def _of_windows(
@@ -163,7 +239,7 @@ def _of_windows(
     of_position = (kernel @ padding).unbind(dim=1)
     return [
         (
-            kernel[:, windows.positions].flatten(1),
+            kernel[:, windows.positions].flatten(1).contiguous(),
             sum((of_position[k] for k in windows.unseen), start=bias),
         )
         for windows in WINDOWS

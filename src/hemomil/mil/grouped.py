@@ -17,7 +17,7 @@ from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, PATCH_ORDER, WINDOWS, RoiEncoder, Windows
+from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, SEEN, WINDOWS, RoiEncoder, Windows
 from hemomil.mil.network import MILNetwork
 from hemomil.mil.settings import MILSettings
 
@@ -61,7 +61,7 @@ class CellStore:
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.device = device
         n_cells = int(self.sizes.sum())
-        self.patches = torch.zeros(n_cells, len(PATCH_ORDER), self.WIDTH, dtype=kind, device=device)
+        self.patches = torch.zeros(n_cells, sum(SEEN), self.WIDTH, dtype=kind, device=device)
         self.patches[:, :, PATCH] = 1
         for start, bag in zip(self.starts.tolist(), bags, strict=True):
             for at, piece in enumerate(torch.split(bag, PIECE)):
@@ -71,7 +71,7 @@ class CellStore:
     @classmethod
     def nbytes(cls, n_cells: int, kind: torch.dtype) -> int:
         """Memory that so many cells take."""
-        return n_cells * len(PATCH_ORDER) * cls.WIDTH * kind.itemsize
+        return n_cells * sum(SEEN) * cls.WIDTH * kind.itemsize
 
     def read(self, cells: Int64[Tensor, "T"], patches: slice) -> Shaped[Tensor, "R C"]:
         """Some of the patches of these cells, one behind the other."""

@@ -35,7 +35,7 @@ from hemomil.streams import stream, stream_seed
 VECTOR_CHUNK = 8192
 """Vectors embedded at once; bounds memory, not results."""
 KEPT_MAPS = 2048
-"""Of packs with more RoI maps, a chunk's inner layers (a third of a megabyte a cell) are not kept for the
+"""Of packs with more RoI maps, a chunk's inner layers (a ninth of a megabyte a cell) are not kept for the
 gradient but computed again."""
 KEPT_VECTORS = 65_536
 """Of packs with more vectors, neither are embeddings (a quarter of a kilobyte a cell, several times over)."""

@@ -3,9 +3,13 @@
 Axes: N cells, H embedding.
 """
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
+
+from hemomil.mil.products import linear
 
 BLOCK = 1024
 """Cells that are whitened at a time: bounds memory, stays in the cache."""
@@ -26,7 +30,6 @@ class Whitening(nn.Module):
     high: Float32[Tensor, "H"]
     low: Float32[Tensor, "H"]
     """The mean in single precision, and what that leaves of it."""
-    single: Float32[Tensor, "H H"]
     precisions: Float32[Tensor, "H"]
     """Diagonal of the inverse covariance."""
     inflation: Float64[Tensor, ""]
@@ -43,9 +46,9 @@ class Whitening(nn.Module):
             "inverse": inverse,
             "high": mean.float(),
             "low": (mean - mean.float()).float(),
-            "single": inverse.float(),
             "precisions": precisions.float(),
             "inflation": (factor.square().sum(dim=1) * precisions).mean(),
+            **{f"single_{k}": panel.float().contiguous() for k, panel in enumerate(_panels(inverse))},
         }
         for name, values in derived.items():
             self.register_buffer(name, values, persistent=False)
@@ -62,7 +65,7 @@ class Whitening(nn.Module):
         return torch.cat([of_some(some) for some in torch.split(cells, BLOCK)])
 
     def _in_double(self, cells: Float[Tensor, "N H"]) -> Float[Tensor, "N"]:
-        return _squares(cells.double() - self.mean, self.inverse).sqrt_().to(cells.dtype)
+        return _squares(cells.double() - self.mean, _panels(self.inverse)).sqrt_().to(cells.dtype)
 
     def _in_single(self, cells: Float32[Tensor, "N H"]) -> Float32[Tensor, "N"]:
         """But for cells whose distance is the small difference of large numbers.
@@ -71,7 +74,8 @@ class Whitening(nn.Module):
         u * sqrt(sum of centred^2 * precisions). That, next to the distance and squared, is what is limited.
         """
         centred = (cells - self.high).sub_(self.low)
-        squares = _squares(centred, self.single)
+        singles = (getattr(self, f"single_{k}") for k in range(-(-len(self.mean) // PANEL)))
+        squares = _squares(centred, singles)
         doubtful = ~(centred.square_() @ self.precisions < INFLATION * squares)
         distances = squares.sqrt_()
         if doubtful.any():
@@ -79,10 +83,15 @@ class Whitening(nn.Module):
         return distances
 
 
-def _squares(centred: Float[Tensor, "N H"], inverse: Float[Tensor, "H H"]) -> Float[Tensor, "N"]:
+def _panels(inverse: Float[Tensor, "H H"]) -> Iterator[Float[Tensor, "P _"]]:
+    """Some of its columns at a time, as rows, and of each what is not below the diagonal."""
+    for start in range(0, len(inverse), PANEL):
+        yield inverse[: start + PANEL, start : start + PANEL].T
+
+
+def _squares(centred: Float[Tensor, "N H"], panels: Iterable[Float[Tensor, "P _"]]) -> Float[Tensor, "N"]:
     """Squared length of each whitened cell."""
     total = centred.new_zeros(len(centred))
-    for start in range(0, len(inverse), PANEL):
-        end = start + PANEL
-        total += (centred[:, :end] @ inverse[:end, start:end]).square_().sum(dim=1)
+    for panel in panels:
+        total += linear(centred[:, : panel.shape[1]], panel).square_().sum(dim=1)
     return total

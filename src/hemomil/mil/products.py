@@ -1,0 +1,97 @@
+"""Layers of a network as matrix products, by the faster of the two libraries that torch brings.
+
+In single precision torch multiplies with MKL, which on processors of other makers leaves half of a register
+for 512 bits empty. oneDNN asks what a processor can do: on an AMD EPYC with AVX-512 its products take .45 of
+the time (docs/speed.md). On Intel's there is little between them, and torch's own choice stays.
+
+Axes: N rows, C numbers of a row, D outputs.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def linear(
+    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None = None
+) -> Float[Tensor, "N D"]:
+    """`rows @ weight.T + bias`, as `torch.nn.functional.linear` but for rounding."""
+    if _by_onednn(rows):
+        product: Tensor = _Product.apply(rows, weight, bias, False)
+        return product
+    return functional.linear(rows, weight, bias)
+
+
+def rectified(
+    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"]
+) -> Float[Tensor, "N D"]:
+    """`linear`, and what is negative set to 0."""
+    if _by_onednn(rows):
+        product: Tensor = _Product.apply(rows, weight, bias, True)
+        return product
+    return functional.linear(rows, weight, bias).relu_()
+
+
+def _by_onednn(rows: Tensor) -> bool:
+    """Whether products with these rows are oneDNN's, which refuses no rows at all.
+
+    torch's own switch counts (`torch.backends.mkldnn.enabled`).
+    """
+    return (
+        rows.dtype == torch.float32
+        and rows.numel() > 0
+        and rows.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
+        and onednn_is_faster()
+    )
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether the processor has registers that MKL does not fill: what it is decides, not a clock."""
+    able = torch.cpu.get_capabilities()
+    return bool("AMD" in able.get("cpu_name", "") and able.get("avx512_f") and has_onednn())
+
+
+def has_onednn() -> bool:
+    """Whether torch was built with the product that its compiler calls for a layer."""
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class _Product(torch.autograd.Function):
+    """A layer by oneDNN, whose operation has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, positive: bool) -> Tensor:
+        values = _multiply(rows, weight, bias, "relu" if positive else "none")
+        ctx.save_for_backward(rows, weight, values if positive else None)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, values = ctx.saved_tensors
+        of_rows, of_weight, of_bias, _ = ctx.needs_input_grad
+        if values is not None:
+            upstream = torch.ops.aten.threshold_backward(upstream, values, 0)
+        return (
+            _multiply(upstream, weight.T) if of_rows else None,
+            _multiply(upstream.T, rows.T) if of_weight else None,
+            upstream.sum(dim=0) if of_bias else None,
+            None,
+        )
+
+
+def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """Rows with gaps between them would go to oneDNN's reference code, at a hundredth of the speed."""
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "")
+    return product
