@@ -88,6 +88,21 @@ def test_the_encoder_s_matrix_products_are_its_convolutions(
         torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
 
 
+def test_patches_that_others_overwrote_are_laid_out_again_for_the_gradient():
+    encoder = make_encoder()
+    bags = torch.randn(2, 3, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for read in (
+        lambda: layer_by_layer(encoder, bags.flatten(0, 1)),
+        lambda: torch.cat([*map(encoder, bags)]),
+    ):
+        encoder.zero_grad()
+        read().square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in encoder.parameters()])
+    for plain, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_maps_of_any_precision_are_read_as_numbers_in_single_precision(dtype):
     encoder = make_encoder()

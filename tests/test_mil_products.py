@@ -16,9 +16,9 @@ needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="torch witho
 def by_onednn(monkeypatch):
     """oneDNN multiplies, whatever the processor; gives what it was asked."""
     asked = []
-    multiply = products._multiply
+    multiply = products.multiplied_by_onednn
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_multiply", lambda *what: asked.append(what) or multiply(*what))
+    monkeypatch.setattr(products, "multiplied_by_onednn", lambda *what: asked.append(what) or multiply(*what))
     return asked
 
 

@@ -158,14 +158,15 @@ def _precision(weight: Tensor) -> torch.dtype:
 class _FirstLayer(torch.autograd.Function):
     """The first convolution, rectified, of maps or patches: 49 rows of a map, window by window of the second.
 
-    The patches are laid out again for the gradient: as long as they lie in the precision of products,
-    they take three times the room of what the layer makes of them.
+    Patches as products need them take three times the room of what the layer makes of them, so they are not
+    kept for the gradient: those that were overwritten meanwhile are laid out again.
     """
 
     @staticmethod
     def forward(ctx: Any, cells: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         values = rectified(_by_windows(cells, kernel.dtype), kernel, bias)
         ctx.save_for_backward(cells, values)
+        ctx.content = _ROOM.content
         return values
 
     @staticmethod
@@ -173,7 +174,8 @@ class _FirstLayer(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
         cells, values = ctx.saved_tensors
         upstream = torch.ops.aten.threshold_backward(upstream, values, 0)
-        rows = _by_windows(cells, values.dtype)
+        there = cells.device.type == "cpu" and ctx.content is _ROOM.content
+        rows = _ROOM.rows if there else _by_windows(cells, values.dtype)
         return None, linear(upstream.T, rows.T), upstream.sum(dim=0)
 
 
@@ -205,14 +207,19 @@ class _Room(threading.local):
     """Memory that a thread keeps for the patches of a piece: asked for anew, it would come page by page."""
 
     def __init__(self) -> None:
-        self.held = torch.empty(0, dtype=torch.uint8)
+        self.memory = torch.empty(0, dtype=torch.uint8)
+        self.rows = self.memory
+        self.content = object()
+        """Another one whenever something else is to lie there."""
 
-    def of(self, rows: int, kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
+    def of(self, n: int, kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
         """So many rows of any numbers."""
-        size = rows * 1024 * kind.itemsize
-        if len(self.held) < size:
-            self.held = torch.empty(size, dtype=torch.uint8)
-        return self.held[:size].view(kind).view(rows, 1024)
+        size = n * 1024 * kind.itemsize
+        if len(self.memory) < size:
+            self.memory = torch.empty(size, dtype=torch.uint8)
+        self.rows = self.memory[:size].view(kind).view(n, 1024)
+        self.content = object()
+        return self.rows
 
 
 _ROOM = _Room()

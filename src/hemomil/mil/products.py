@@ -70,7 +70,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, positive: bool) -> Tensor:
-        values = _multiply(rows, weight, bias, "relu" if positive else "none")
+        values = multiplied_by_onednn(rows, weight, bias, "relu" if positive else "none")
         ctx.save_for_backward(rows, weight, values if positive else None)
         return values
 
@@ -82,14 +82,16 @@ class _Product(torch.autograd.Function):
         if values is not None:
             upstream = torch.ops.aten.threshold_backward(upstream, values, 0)
         return (
-            _multiply(upstream, weight.T) if of_rows else None,
-            _multiply(upstream.T, rows.T) if of_weight else None,
+            multiplied_by_onednn(upstream, weight.T) if of_rows else None,
+            multiplied_by_onednn(upstream.T, rows.T) if of_weight else None,
             upstream.sum(dim=0) if of_bias else None,
             None,
         )
 
 
-def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+def multiplied_by_onednn(
+    rows: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none"
+) -> Tensor:
     """Rows with gaps between them would go to oneDNN's reference code, at a hundredth of the speed."""
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()
