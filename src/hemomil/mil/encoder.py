@@ -126,10 +126,10 @@ class RoiEncoder(nn.Sequential):
             return layer_by_layer
         kind = _precision(of["0.weight"])
         missing = WIDE - len(of["0.bias"])
-        kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1), (0, 0, 0, missing)).to(kind)
-        bias = pad(of["0.bias"], (0, missing)).to(kind)
+        kernel = pad(of["0.weight"].permute(FIRST_ORDER).flatten(1).to(kind), (0, 0, 0, missing))
+        bias = pad(of["0.bias"].to(kind), (0, missing))
         second = _of_windows(
-            pad(of["2.weight"].permute(LATER_ORDER), (0, missing)).flatten(1, 2).to(kind),
+            pad(of["2.weight"].permute(LATER_ORDER).to(kind), (0, missing)).flatten(1, 2),
             of["2.bias"].to(kind),
             relu(bias),
         )
