@@ -115,7 +115,7 @@ class RoiEncoder(nn.Sequential):
         takes some hundredths of a training step: worth doing once, before training.
         """
         patches = maps.new_empty(len(maps), 49, 1024)
-        _lay_out(maps, torch.split(patches, SEEN, dim=1))
+        _write_patches(maps, torch.split(patches, SEEN, dim=1))
         return patches
 
     def forward(self, cells: Shaped[Tensor, "N ..."]) -> Float[Tensor, "N H"]:
@@ -188,18 +188,7 @@ def _by_windows(cells: Shaped[Tensor, "N ..."], kind: torch.dtype) -> Shaped[Ten
     on_cpu = cells.device.type == "cpu"
     rows = _ROOM.of(49 * n, kind) if on_cpu else cells.new_empty(49 * n, 1024, dtype=kind)
     parts = torch.split(rows, [n * size for size in SEEN])
-    blocks = [part.view(n, size, 1024) for part, size in zip(parts, SEEN, strict=True)]
-    through_single = on_cpu and (cells.dtype, kind) == (torch.float16, torch.bfloat16)  # so it is faster
-    at_once = LAID_OUT if on_cpu else max(1, n)
-    for start in range(0, n, at_once):
-        some = cells[start : start + at_once]
-        some = some.float().to(kind) if through_single else some
-        to = [block[start : start + at_once] for block in blocks]
-        if some.dim() == 4:
-            _lay_out(some, to)
-        else:
-            for block, seen in zip(to, torch.split(some, SEEN, dim=1), strict=True):
-                block.copy_(seen)
+    _write_patches(cells, [part.view(n, size, 1024) for part, size in zip(parts, SEEN, strict=True)])
     return rows
 
 
@@ -225,15 +214,28 @@ class _Room(threading.local):
 _ROOM = _Room()
 
 
-def _lay_out(maps: Shaped[Tensor, "N 256 14 14"], blocks: Sequence[Shaped[Tensor, "N _ 1024"]]) -> None:
+def _write_patches(cells: Shaped[Tensor, "N ..."], blocks: Sequence[Shaped[Tensor, "N _ 1024"]]) -> None:
     """Write the patches that each of `WINDOWS` see to its block, in the precision of that."""
-    n = len(maps)
-    pairs = maps.contiguous().view(AS_ONE[maps.element_size()]).view(256 * n, 98)
-    upright = pairs.T.contiguous().view(maps.dtype)
-    grid = upright.view(7, 2, 7, n, 512).permute(3, 0, 2, 1, 4)
-    for windows, block in zip(WINDOWS, blocks, strict=True):
-        seen = windows.patches_of(grid)
-        block.view(seen.shape).copy_(seen)
+    on_cpu = cells.device.type == "cpu"
+    through_single = on_cpu and (cells.dtype, blocks[0].dtype) == (torch.float16, torch.bfloat16)
+    at_once = LAID_OUT if on_cpu else max(1, len(cells))
+    for start in range(0, len(cells), at_once):
+        some = cells[start : start + at_once]
+        if through_single:  # faster than torch's direct way
+            some = some.float().to(torch.bfloat16)
+        for block, seen in zip(blocks, _seen(some), strict=True):
+            to = block[start : start + at_once]
+            to.view(seen.shape).copy_(seen)
+
+
+def _seen(cells: Shaped[Tensor, "N ..."]) -> Sequence[Shaped[Tensor, "N ..."]]:
+    """Views of the patches that each of `WINDOWS` see: of maps turned over once, or of patches."""
+    if cells.dim() == 3:
+        return torch.split(cells, SEEN, dim=1)
+    n = len(cells)
+    pairs = cells.contiguous().view(AS_ONE[cells.element_size()]).view(256 * n, 98)
+    grid = pairs.T.contiguous().view(cells.dtype).view(7, 2, 7, n, 512).permute(3, 0, 2, 1, 4)
+    return [windows.patches_of(grid) for windows in WINDOWS]
 
 
 def _of_windows(
