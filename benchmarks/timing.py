@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from hemomil.mil.products import has_onednn, multiplied_by_onednn
+from hemomil.products import has_onednn, multiplied_by_onednn
 
 ROUNDS = 11
 RESULTS = Path(__file__).with_name("results")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from hemomil import products
 from hemomil.errors import FeaturesError
-from hemomil.mil import AnomalyMIL, MILSettings, products, train
+from hemomil.mil import AnomalyMIL, MILSettings, train
 from hemomil.mil import encoder as encoder_module
 from hemomil.mil.checks import check_bags
 from hemomil.mil.core import in_chunks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hemomil.mil import products
+from hemomil import products
 from hemomil.mil.reference import HealthyReference
 from hemomil.mil.whitening import BLOCK, INFLATION, MANY, PANEL, Whitening
 

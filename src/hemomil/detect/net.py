@@ -17,6 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from hemomil.detect.settings import Backbone
 from hemomil.errors import ModelError
+from hemomil.products import Layer
 
 CHANNELS = 256
 """Channels of every pyramid level, and of a RoI map."""
@@ -31,7 +32,7 @@ def build(backbone: Backbone, n_classes: int, seed: int) -> MaskRCNN:
     """An untrained network for `n_classes` kinds of cell (background not counted)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _small(n_classes) if backbone == "small" else _resnet50(n_classes)
+        return _multiplying(_small(n_classes) if backbone == "small" else _resnet50(n_classes))
 
 
 def build_coco(n_classes: int, seed: int) -> MaskRCNN:
@@ -52,12 +53,19 @@ def build_coco(n_classes: int, seed: int) -> MaskRCNN:
         n_features = net.roi_heads.box_predictor.cls_score.in_features
         net.roi_heads.box_predictor = FastRCNNPredictor(n_features, n_classes + 1)
         net.roi_heads.mask_predictor = MaskRCNNPredictor(CHANNELS, CHANNELS, n_classes + 1)
-    return net
+    return _multiplying(net)
 
 
 def roi_align(names: Sequence[str], size: int, samples: int = 2) -> MultiScaleRoIAlign:
     """RoIAlign over these levels of the pyramid, `samples` x `samples` points a bin."""
     return MultiScaleRoIAlign(featmap_names=list(names), output_size=size, sampling_ratio=samples)
+
+
+def _multiplying(net: MaskRCNN) -> MaskRCNN:
+    """The same with the first layer of its box head, up to a fifth of a small field's time, by `products`."""
+    head = net.roi_heads.box_head
+    head.fc6 = Layer.standing_for(head.fc6)
+    return net
 
 
 def _small(n_classes: int) -> MaskRCNN:

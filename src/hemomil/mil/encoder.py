@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, pad, relu
 
-from hemomil.mil.products import linear, rectified
 from hemomil.mil.settings import MILSettings
+from hemomil.products import linear, rectified
 
 ROI_SHAPE = (256, 14, 14)
 WIDE = 304

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
-from hemomil.mil.products import linear
+from hemomil.products import linear
 
 BLOCK = 1024
 """Cells that are whitened at a time: bounds memory, stays in the cache."""

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hemomil.mil import encoder, products
-from hemomil.mil.products import linear, rectified
+from hemomil import products
+from hemomil.mil import encoder
+from hemomil.products import Layer, linear, rectified
 
 needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="torch without oneDNN")
 
@@ -108,6 +109,19 @@ def test_torch_without_onednn_multiplies_by_itself(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD", "avx512_f": True})
     assert products.onednn_is_faster.__wrapped__() is False
+
+
+@needs_onednn
+def test_a_layer_that_multiplies_so_has_the_weights_of_the_one_it_stands_for(by_onednn):
+    plain = torch.nn.Linear(48, 20)
+    layer = Layer.standing_for(plain)
+    assert not by_onednn
+    rows = drawn(37, 48)
+    torch.testing.assert_close(layer(rows), plain(rows), rtol=1e-5, atol=1e-5)
+    assert len(by_onednn) == 1
+    assert layer.weight is plain.weight
+    assert layer.bias is plain.bias
+    assert layer.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_threads_lay_out_patches_in_rooms_of_their_own():

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -35,6 +35,21 @@ def rectified(
         product: Tensor = _Product.apply(rows, weight, bias, True)
         return product
     return functional.linear(rows, weight, bias).relu_()
+
+
+class Layer(nn.Linear):
+    """A linear layer that multiplies so."""
+
+    @classmethod
+    def standing_for(cls, layer: nn.Linear) -> "Layer":
+        """Another one with the same weights, drawn from nowhere."""
+        made: Layer = nn.utils.skip_init(cls, layer.in_features, layer.out_features)  # type: ignore[no-untyped-call]
+        made.weight, made.bias = layer.weight, layer.bias
+        return made
+
+    def forward(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
+        """`linear` with its weights."""
+        return linear(rows, self.weight, self.bias)
 
 
 def _by_onednn(rows: Tensor) -> bool:
