@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
 from hemomil.mil import AnomalyMIL, MILSettings
-from hemomil.mil.encoder import RoiEncoder
+from hemomil.mil.encoder import RoiEncoder, settled_weights
 from hemomil.mil.in_step import InStep
 from hemomil.mil.pack import Segments
 from hemomil.mil.reference import HealthyReference, fit_gaussian
@@ -379,7 +379,8 @@ def inference_rows(kind, at_least, allowed, n_bags=2, n_cells=200, **changes):
 
     @torch.no_grad()
     def forward():
-        read = [core.read(cells)[0][0] for cells in features]
+        with settled_weights():  # as `AnomalyMIL.predict_cells` does
+            read = [core.read(cells)[0][0] for cells in features]
         return torch.cat([core.members[0].pooling(evidence, segments).softmax(dim=1) for evidence in read])
 
     name = f"inference of the paper model, {kind}, bags of {n_cells}"

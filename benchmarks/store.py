@@ -19,6 +19,7 @@ import torch
 
 from hemomil.describe import StoreWriter, read_bags
 from hemomil.mil import AnomalyMIL, MILSettings
+from hemomil.mil.encoder import settled_weights
 from hemomil.mil.pack import Segments
 from hemomil.types import Cells, Cohort, ImageRow, Sample
 from mil import METHOD, PlainPaper
@@ -149,7 +150,10 @@ def judged(store, pickles):
     @torch.no_grad()
     def ours():
         read = (core.read(torch.from_numpy(bag.features))[0][0] for bag in read_bags(store, ["roi"])[PICKLED])
-        return torch.cat([core.members[0].pooling(evidence, segments).softmax(dim=1) for evidence in read])
+        with settled_weights():  # as `AnomalyMIL.predict_cells` does
+            return torch.cat(
+                [core.members[0].pooling(evidence, segments).softmax(dim=1) for evidence in read]
+            )
 
     return versus(
         f"judging {len(bags)} bags of {CELLS} RoI maps from files, fp32: gzip pickles, the published loop",

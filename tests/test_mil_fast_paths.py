@@ -13,7 +13,7 @@ from hemomil.mil import AnomalyMIL, MILSettings, train
 from hemomil.mil import encoder as encoder_module
 from hemomil.mil.checks import check_bags
 from hemomil.mil.core import in_chunks
-from hemomil.mil.encoder import RoiEncoder
+from hemomil.mil.encoder import RoiEncoder, settled_weights
 from hemomil.mil.reference import Moments, StreamedMoments
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
@@ -102,6 +102,32 @@ def test_patches_that_others_overwrote_are_laid_out_again_for_the_gradient():
         gradients.append([weight.grad.clone() for weight in encoder.parameters()])
     for plain, fast in zip(*gradients, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_settled_weights_are_laid_out_once_and_nothing_of_them_stays(monkeypatch):
+    encoder, other = make_encoder(), make_encoder(seed=1)
+    bags = torch.randn(2, 3, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    lay_out, calls = RoiEncoder._for_products, []
+    monkeypatch.setattr(
+        RoiEncoder, "_for_products", lambda self, kind: calls.append((self, kind)) or lay_out(self, kind)
+    )
+    with torch.no_grad():
+        before = [network(bag) for network in (encoder, other) for bag in bags]
+        calls.clear()
+        with settled_weights():
+            within = [network(bag) for network in (encoder, other) for bag in bags]
+            assert calls == [(encoder, torch.float32), (other, torch.float32)]
+            with torch.autocast("cpu", torch.bfloat16):
+                assert encoder(bags[0]).dtype == torch.bfloat16
+            with torch.enable_grad():
+                assert encoder(bags[0]).requires_grad
+        for found, expected in zip(within, before, strict=True):
+            assert torch.equal(found, expected)
+        for weight in encoder.parameters():
+            weight.mul_(1.1)
+        changed = encoder(bags[0])
+        torch.testing.assert_close(changed, layer_by_layer(encoder, bags[0]), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(changed, before[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -18,7 +18,7 @@ from torch import Tensor
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.core import Core
-from hemomil.mil.encoder import FeatureSpace
+from hemomil.mil.encoder import FeatureSpace, settled_weights
 from hemomil.mil.explanation import explain_bag, pool_again
 from hemomil.mil.in_step import InStep, can_go_in_step
 from hemomil.mil.pack import Segments
@@ -309,7 +309,8 @@ class AnomalyMIL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         A bag is judged by itself: to the last bit, its numbers do not depend on the bags judged with it.
         """
         self._check(bags)
-        return [self._judge(bag) for bag in bags]
+        with settled_weights():
+            return [self._judge(bag) for bag in bags]
 
     @torch.no_grad()
     def embedded(self, bag: Bag) -> list[Float[np.ndarray, "N H"]]:
