@@ -34,7 +34,7 @@ from hemomil.streams import stream, stream_seed
 
 VECTOR_CHUNK = 8192
 """Vectors embedded at once; bounds memory, not results."""
-KEPT_MAPS = 2048
+KEPT_MAPS = 4096
 """Of packs with more RoI maps, a chunk's inner layers (a ninth of a megabyte a cell) are not kept for the
 gradient but computed again."""
 KEPT_VECTORS = 65_536
