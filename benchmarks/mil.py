@@ -14,10 +14,10 @@ from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
 from hemomil.mil import AnomalyMIL, MILSettings
-from hemomil.mil.encoder import RoiEncoder, settled_weights
 from hemomil.mil.in_step import InStep
 from hemomil.mil.pack import Segments
 from hemomil.mil.reference import HealthyReference, fit_gaussian
+from hemomil.mil.roi_encoder import RoiEncoder, settled_weights
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
 from hemomil.streams import stream

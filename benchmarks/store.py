@@ -19,8 +19,8 @@ import torch
 
 from hemomil.describe import StoreWriter, read_bags
 from hemomil.mil import AnomalyMIL, MILSettings
-from hemomil.mil.encoder import settled_weights
 from hemomil.mil.pack import Segments
+from hemomil.mil.roi_encoder import settled_weights
 from hemomil.types import Cells, Cohort, ImageRow, Sample
 from mil import METHOD, PlainPaper
 from timing import Row, agree, alternate, main, spread, told, versus

@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from hemomil import products
 from hemomil.errors import FeaturesError
-from hemomil.mil import AnomalyMIL, MILSettings, train
-from hemomil.mil import encoder as encoder_module
+from hemomil.mil import AnomalyMIL, MILSettings, roi_encoder, train
 from hemomil.mil.checks import check_bags
 from hemomil.mil.core import in_chunks
-from hemomil.mil.encoder import RoiEncoder, settled_weights
 from hemomil.mil.reference import Moments, StreamedMoments
+from hemomil.mil.roi_encoder import RoiEncoder, settled_weights
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
 from hemomil.types import Bag
@@ -74,8 +73,8 @@ def test_the_encoder_s_matrix_products_are_its_convolutions(
     if product == "oneDNN's" and not products.has_onednn():
         pytest.skip("torch without oneDNN")
     monkeypatch.setattr(products, "onednn_is_faster", lambda: product == "oneDNN's")
-    monkeypatch.setattr(encoder_module, "PIECE", piece)
-    monkeypatch.setattr(encoder_module, "MULTIPLE", multiple)
+    monkeypatch.setattr(roi_encoder, "PIECE", piece)
+    monkeypatch.setattr(roi_encoder, "MULTIPLE", multiple)
     encoder = make_encoder().to(dtype)
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
     gradients = []
@@ -271,12 +270,12 @@ def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch, bfloat16):
 @pytest.mark.parametrize("at_once", [2, 5, 8])
 @pytest.mark.parametrize("laid_out", [True, False])
 def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(at_once, laid_out, monkeypatch):
-    monkeypatch.setattr(encoder_module, "LAID_OUT", at_once)
+    monkeypatch.setattr(roi_encoder, "LAID_OUT", at_once)
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).half()
     cells = RoiEncoder.patches(maps) if laid_out else maps
 
     def rows(cells, kind):
-        return encoder_module._by_windows(cells, kind).clone()  # the next call writes where this one wrote
+        return roi_encoder._by_windows(cells, kind).clone()  # the next call writes where this one wrote
 
     found = rows(cells, torch.bfloat16)
     assert torch.equal(found, rows(cells.bfloat16(), torch.bfloat16))
@@ -289,7 +288,7 @@ def test_every_window_sees_its_patches():
     corners = RoiEncoder.patches(maps)[0, :, 0]
     expected = [
         14 * 2 * (2 * row + k // 2 - 1) + 2 * (2 * column + k % 2 - 1)
-        for windows in encoder_module.WINDOWS
+        for windows in roi_encoder.WINDOWS
         for row, column in windows.at
         for k in windows.seen
     ]

@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
 from hemomil.mil import MILSettings
-from hemomil.mil.encoder import RoiEncoder
+from hemomil.mil.roi_encoder import RoiEncoder
 from hemomil.mil.settings import PARTS
 from hemomil.mil.train import Trainer, TrainingBags
 from mil_cohorts import make_bag, make_roi_cohort

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from hemomil import products
-from hemomil.mil import encoder
+from hemomil.mil import roi_encoder
 from hemomil.products import Layer, linear, rectified
 
 needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="torch without oneDNN")
@@ -127,11 +127,11 @@ def test_a_layer_that_multiplies_so_has_the_weights_of_the_one_it_stands_for(by_
 def test_threads_lay_out_patches_in_rooms_of_their_own():
     """What one lays out stays while another lays out its own."""
     maps = drawn(2, 256, 14, 14)
-    mine = encoder._by_windows(maps, torch.float32)
+    mine = roi_encoder._by_windows(maps, torch.float32)
     before = mine.clone()
-    other = threading.Thread(target=encoder._by_windows, args=(-maps, torch.float32))
+    other = threading.Thread(target=roi_encoder._by_windows, args=(-maps, torch.float32))
     other.start()
     other.join()
     assert torch.equal(mine, before)
-    encoder._by_windows(-maps, torch.float32)
+    roi_encoder._by_windows(-maps, torch.float32)
     assert torch.equal(mine, -before)

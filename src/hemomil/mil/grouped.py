@@ -17,8 +17,8 @@ from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hemomil.mil.encoder import FIRST_ORDER, LATER_ORDER, SEEN, WINDOWS, RoiEncoder, Windows
 from hemomil.mil.network import MILNetwork
+from hemomil.mil.roi_encoder import FIRST_ORDER, LATER_ORDER, SEEN, WINDOWS, RoiEncoder, Windows
 from hemomil.mil.settings import MILSettings
 
 POOL_ORDER = [

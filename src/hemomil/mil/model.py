@@ -18,13 +18,14 @@ from torch import Tensor
 from hemomil.errors import ModelError, SettingsError
 from hemomil.mil.checks import check_bags, check_labels
 from hemomil.mil.core import Core
-from hemomil.mil.encoder import FeatureSpace, settled_weights
+from hemomil.mil.encoder import FeatureSpace
 from hemomil.mil.explanation import explain_bag, pool_again
 from hemomil.mil.in_step import InStep, can_go_in_step
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import QuantilePooling
 from hemomil.mil.quantiles import fit_quantiles
 from hemomil.mil.reference import HealthyReference, fit_crossfitted
+from hemomil.mil.roi_encoder import settled_weights
 from hemomil.mil.settings import MILSettings, parts_of
 from hemomil.mil.sharing import is_shared
 from hemomil.mil.side_by_side import Training, can_stand, store_for, train_side_by_side

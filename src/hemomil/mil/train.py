@@ -15,7 +15,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from hemomil.errors import FeaturesError
-from hemomil.mil.encoder import RoiEncoder
 from hemomil.mil.network import MILNetwork, blank_network, initialise
 from hemomil.mil.pack import Segments
 from hemomil.mil.pooling import Evidence
@@ -28,6 +27,7 @@ from hemomil.mil.reference import (
     fit_crossfitted,
     fit_gaussian,
 )
+from hemomil.mil.roi_encoder import RoiEncoder
 from hemomil.mil.settings import MILSettings, Parts
 from hemomil.mil.sharing import gathered, own_rows, sum_gradients
 from hemomil.streams import stream, stream_seed
