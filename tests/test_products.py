@@ -135,3 +135,19 @@ def test_threads_lay_out_patches_in_rooms_of_their_own():
     assert torch.equal(mine, before)
     roi_encoder._by_windows(-maps, torch.float32)
     assert torch.equal(mine, -before)
+
+
+def test_a_thread_that_only_asked_may_learn_later():
+    """Tensors made in inference mode cannot be written to outside of it: memory for patches can."""
+    network, maps, learned = roi_encoder.RoiEncoder(), drawn(2, 256, 14, 14), []
+
+    def ask_and_learn():
+        with torch.inference_mode():
+            network(maps)
+        network(maps).sum().backward()
+        learned.append(network[0].weight.grad)
+
+    thread = threading.Thread(target=ask_and_learn)
+    thread.start()
+    thread.join()
+    assert torch.isfinite(learned[0]).all()
