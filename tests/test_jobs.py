@@ -1,5 +1,6 @@
 """The jobs of a study whose networks are trained at once."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from joblib import Parallel, delayed
 
-from hemomil import commands
+from hemomil import commands, describe
 from hemomil.commands import jobs
 from hemomil.commands.workers import learning_processes
 from hemomil.errors import SettingsError
@@ -87,6 +88,23 @@ def test_processes_of_a_study_begin_with_what_training_needs():
     needed = ("torch._dynamo", "hemomil.mil.model")
     with learning_processes():
         assert Parallel(n_jobs=2)(map(loaded, needed)) == [True, True]
+
+
+def test_a_job_gives_its_memory_back_when_nothing_holds_its_cells(few_cells, tmp_path, monkeypatch):
+    """Without that its process would have grown by more than joblib allows, with maps of many cells."""
+    read, cells, given_back = describe.read_bags, [], []
+
+    def watched(*what):
+        bags = read(*what)
+        cells[:] = [weakref.ref(bag.features) for bag in bags]
+        return bags
+
+    monkeypatch.setattr(describe, "read_bags", watched)
+    monkeypatch.setattr(
+        jobs, "give_back_memory", lambda: given_back.append(not any(of_bag() is not None for of_bag in cells))
+    )
+    study(few_cells, tmp_path / "run", **{"study.methods": ("att",)})
+    assert given_back == [True, True]
 
 
 def test_one_process_is_not_a_cluster(few_cells, tmp_path):

@@ -5,8 +5,6 @@ Every image is seen in tiles, at the scale where its cells have the diameter tha
 Axes: N cells, H W pixels. Boxes are x0 y0 x1 y1 in pixels of the image, half-open.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, ro
 from hemomil.detect.scale import BLUE, ENOUGH, GREEN, SURE, guess_diameter, resize
 from hemomil.detect.settings import Backbone, DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
+from hemomil.memory import give_back_memory
 from hemomil.types import Detections
 
 FIRST_LOOK = 640
@@ -419,18 +418,6 @@ class Detector:
             masks=cut_masks(found.masks.cpu(), boxes),
             diameter=diameter,
         )
-
-
-def give_back_memory() -> None:
-    """Let the C library return what is free.
-
-    Nearly every image has tensors of sizes of their own, and glibc keeps the holes they leave: 20 MB more
-    with every field. It takes some hundredths of the time of an image.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def pick_device(name: str) -> torch.device:
