@@ -48,6 +48,7 @@ class Whitening(nn.Module):
             "low": (mean - mean.float()).float(),
             "precisions": precisions.float(),
             "inflation": (factor.square().sum(dim=1) * precisions).mean(),
+            # the inverse in single precision, panel by panel as products take it
             **{f"single_{k}": panel.float().contiguous() for k, panel in enumerate(_panels(inverse))},
         }
         for name, values in derived.items():
