@@ -1,5 +1,6 @@
 """Memory that is free again goes back to the system."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def resident() -> int:
     """Bytes of memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_holes_between_what_stays_are_given_back():

@@ -1,5 +1,6 @@
 """Every fast path gives the numbers of the slow one."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,36 @@ def test_patches_that_others_overwrote_are_laid_out_again_for_the_gradient():
         gradients.append([weight.grad.clone() for weight in encoder.parameters()])
     for plain, fast in zip(*gradients, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_lay_out_patches_in_rooms_of_their_own():
+    """What one lays out stays while another lays out its own."""
+    maps = torch.randn(2, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    mine = roi_encoder._by_windows(maps, torch.float32)
+    before = mine.clone()
+    other = threading.Thread(target=roi_encoder._by_windows, args=(-maps, torch.float32))
+    other.start()
+    other.join()
+    assert torch.equal(mine, before)
+    roi_encoder._by_windows(-maps, torch.float32)
+    assert torch.equal(mine, -before)
+
+
+def test_a_thread_that_only_asked_may_learn_later():
+    """Tensors made in inference mode cannot be written to outside of it: memory for patches can."""
+    network, learned = make_encoder(), []
+    maps = torch.randn(2, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+
+    def ask_and_learn():
+        with torch.inference_mode():
+            network(maps)
+        network(maps).sum().backward()
+        learned.append(network[0].weight.grad)
+
+    thread = threading.Thread(target=ask_and_learn)
+    thread.start()
+    thread.join()
+    assert torch.isfinite(learned[0]).all()
 
 
 def test_settled_weights_are_laid_out_once_and_nothing_of_them_stays(monkeypatch):

@@ -1,14 +1,13 @@
 """Layers by oneDNN give the numbers and gradients of torch's own, where they are used and where not."""
 
-import threading
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
 
 from hemomil import products
-from hemomil.mil import roi_encoder
-from hemomil.products import Layer, linear, rectified
+from hemomil.products import Layer, linear
 
 needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="torch without oneDNN")
 
@@ -51,7 +50,7 @@ def test_a_layer_and_its_gradients_are_torch_s(by_onednn, rows, biased):
 @needs_onednn
 def test_rectified_as_if_by_a_layer_of_its_own(by_onednn):
     leaves = drawn(37, 48), drawn(20, 48, seed=1), drawn(20, seed=2)
-    found, gradients = gradients_of(rectified, *leaves)
+    found, gradients = gradients_of(partial(linear, positive=True), *leaves)
     expected, of_plain = gradients_of(lambda *of: functional.linear(*of).relu(), *leaves)
     assert by_onednn
     assert (found == 0).any()
@@ -62,14 +61,18 @@ def test_rectified_as_if_by_a_layer_of_its_own(by_onednn):
 
 @needs_onednn
 @pytest.mark.parametrize("kind", ["steps over others", "part of a row", "transposed"])
-def test_weights_with_gaps_are_read_right_and_never_by_slow_code(by_onednn, kind):
+def test_weights_with_gaps_are_read_right_and_never_by_slow_code(by_onednn, kind, capfd):
     weight = {
         "steps over others": drawn(20, 96)[:, ::2],
         "part of a row": drawn(20, 96)[:, 5:53],
         "transposed": drawn(48, 20).T,
     }[kind]
     rows = drawn(300, 96)[:, :48]
-    found = linear(rows, weight)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        found = linear(rows, weight)
+    told = capfd.readouterr().out
+    assert "inner_product" in told
+    assert "ref:any" not in told
     torch.testing.assert_close(found, functional.linear(rows, weight), rtol=1e-5, atol=1e-5)
 
 
@@ -79,7 +82,7 @@ def test_only_single_precision_is_onednn_s(by_onednn, monkeypatch):
     for kind in (torch.float64, torch.bfloat16):
         of_kind = [values.to(kind) for values in (rows, weight, bias)]
         assert torch.equal(linear(*of_kind), functional.linear(*of_kind))
-        assert torch.equal(rectified(*of_kind), functional.linear(*of_kind).relu())
+        assert torch.equal(linear(*of_kind, positive=True), functional.linear(*of_kind).relu())
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(rows, weight, bias).dtype == torch.bfloat16
     with monkeypatch.context() as switched:
@@ -114,7 +117,9 @@ def test_torch_without_onednn_multiplies_by_itself(monkeypatch):
 @needs_onednn
 def test_a_layer_that_multiplies_so_has_the_weights_of_the_one_it_stands_for(by_onednn):
     plain = torch.nn.Linear(48, 20)
+    before = torch.get_rng_state()
     layer = Layer.standing_for(plain)
+    assert torch.equal(torch.get_rng_state(), before)
     assert not by_onednn
     rows = drawn(37, 48)
     torch.testing.assert_close(layer(rows), plain(rows), rtol=1e-5, atol=1e-5)
@@ -122,32 +127,3 @@ def test_a_layer_that_multiplies_so_has_the_weights_of_the_one_it_stands_for(by_
     assert layer.weight is plain.weight
     assert layer.bias is plain.bias
     assert layer.state_dict().keys() == plain.state_dict().keys()
-
-
-def test_threads_lay_out_patches_in_rooms_of_their_own():
-    """What one lays out stays while another lays out its own."""
-    maps = drawn(2, 256, 14, 14)
-    mine = roi_encoder._by_windows(maps, torch.float32)
-    before = mine.clone()
-    other = threading.Thread(target=roi_encoder._by_windows, args=(-maps, torch.float32))
-    other.start()
-    other.join()
-    assert torch.equal(mine, before)
-    roi_encoder._by_windows(-maps, torch.float32)
-    assert torch.equal(mine, -before)
-
-
-def test_a_thread_that_only_asked_may_learn_later():
-    """Tensors made in inference mode cannot be written to outside of it: memory for patches can."""
-    network, maps, learned = roi_encoder.RoiEncoder(), drawn(2, 256, 14, 14), []
-
-    def ask_and_learn():
-        with torch.inference_mode():
-            network(maps)
-        network(maps).sum().backward()
-        learned.append(network[0].weight.grad)
-
-    thread = threading.Thread(target=ask_and_learn)
-    thread.start()
-    thread.join()
-    assert torch.isfinite(learned[0]).all()

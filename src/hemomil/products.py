@@ -2,7 +2,7 @@
 
 In single precision torch multiplies with MKL, which on processors of other makers leaves half of a register
 for 512 bits empty. oneDNN asks what a processor can do: on an AMD EPYC with AVX-512 its products take .45 of
-the time (docs/speed.md). On Intel's there is little between them, and torch's own choice stays.
+the time (docs/speed.md). Intel's registers MKL fills, and torch's own choice stays.
 
 Axes: N rows, C numbers of a row, D outputs.
 """
@@ -18,23 +18,21 @@ from torch.nn import functional
 
 
 def linear(
-    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None = None
+    rows: Float[Tensor, "N C"],
+    weight: Float[Tensor, "D C"],
+    bias: Float[Tensor, "D"] | None = None,
+    *,
+    positive: bool = False,
 ) -> Float[Tensor, "N D"]:
-    """`rows @ weight.T + bias`, as `torch.nn.functional.linear` but for rounding."""
-    if _by_onednn(rows):
-        product: Tensor = _Product.apply(rows, weight, bias, False)
-        return product
-    return functional.linear(rows, weight, bias)
+    """`rows @ weight.T + bias`, as `torch.nn.functional.linear` but for rounding.
 
-
-def rectified(
-    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"]
-) -> Float[Tensor, "N D"]:
-    """`linear`, and what is negative set to 0."""
+    `positive`: what is negative is set to 0.
+    """
     if _by_onednn(rows):
-        product: Tensor = _Product.apply(rows, weight, bias, True)
+        product: Tensor = _Product.apply(rows, weight, bias, positive)
         return product
-    return functional.linear(rows, weight, bias).relu_()
+    values = functional.linear(rows, weight, bias)
+    return values.relu_() if positive else values
 
 
 class Layer(nn.Linear):
@@ -43,7 +41,8 @@ class Layer(nn.Linear):
     @classmethod
     def standing_for(cls, layer: nn.Linear) -> "Layer":
         """Another one with the same weights, drawn from nowhere."""
-        made: Layer = nn.utils.skip_init(cls, layer.in_features, layer.out_features)  # type: ignore[no-untyped-call]
+        with torch.device("meta"):
+            made = cls(layer.in_features, layer.out_features)
         made.weight, made.bias = layer.weight, layer.bias
         return made
 

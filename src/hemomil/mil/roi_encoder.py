@@ -4,6 +4,7 @@ Axes: N cells, H embedding; in kernels D outputs, C inputs. RoI maps are N 256 1
 """
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, pad, relu
 
-from hemomil.products import linear, rectified
+from hemomil.products import linear
 
 WIDE = 304
 """The 301 channels of the first layer, filled up with zeros: kernels for odd widths are slow."""
@@ -140,7 +141,7 @@ class RoiEncoder(nn.Sequential):
             for piece in torch.tensor_split(cells, max(1, -(-len(cells) // PIECE)))
         ]
         pooled = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-        return rectified(rectified(pooled, *kernels.third), *kernels.last)
+        return linear(linear(pooled, *kernels.third, positive=True), *kernels.last, positive=True)
 
     def _kernels(self, kind: torch.dtype) -> Kernels:
         """The weights as products take them, in this precision."""
@@ -197,9 +198,10 @@ class _FirstLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cells: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        values = rectified(_by_windows(cells, kernel.dtype), kernel, bias)[: 49 * len(cells)]
+        rows = _by_windows(cells, kernel.dtype)
+        values = linear(rows, kernel, bias, positive=True)[: 49 * len(cells)]
         ctx.save_for_backward(cells, values)
-        ctx.content = _ROOM.content
+        ctx.rows = weakref.ref(rows)
         return values
 
     @staticmethod
@@ -207,8 +209,7 @@ class _FirstLayer(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
         cells, values = ctx.saved_tensors
         upstream = torch.ops.aten.threshold_backward(upstream, values, 0)
-        there = cells.device.type == "cpu" and ctx.content is _ROOM.content
-        rows = _ROOM.rows if there else _by_windows(cells, values.dtype)
+        rows = _ROOM.rows if ctx.rows() is _ROOM.rows else _by_windows(cells, values.dtype)
         return None, linear(upstream.T, rows[: len(upstream)].T), upstream.sum(dim=0)
 
 
@@ -233,8 +234,7 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self.memory = torch.empty(0, dtype=torch.uint8)
         self.rows = self.memory
-        self.content = object()
-        """Another one whenever something else is to lie there."""
+        """Another tensor whenever something else is to lie there."""
 
     def of(self, n: int, kind: torch.dtype) -> Shaped[Tensor, "R 1024"]:
         """So many rows of any numbers."""
@@ -242,7 +242,6 @@ class _Room(threading.local):
         if len(self.memory) < size:
             self.memory = torch.empty(size, dtype=torch.uint8)
         self.rows = self.memory[:size].view(kind).view(n, 1024)
-        self.content = object()
         return self.rows
 
 
