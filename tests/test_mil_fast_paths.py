@@ -298,7 +298,7 @@ def test_maps_laid_out_in_each_step_teach_the_same(monkeypatch, bfloat16):
 @pytest.mark.parametrize("at_once", [2, 5, 8])
 @pytest.mark.parametrize("laid_out", [True, False])
 def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(at_once, laid_out, monkeypatch):
-    monkeypatch.setattr(roi_encoder, "LAID_OUT", at_once)
+    monkeypatch.setattr(roi_encoder, "COPIED" if laid_out else "TURNED", at_once)
     maps = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0)).half()
     cells = RoiEncoder.patches(maps) if laid_out else maps
 

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache, partial
 from itertools import product
 from typing import Any, NamedTuple, cast
 
@@ -76,8 +77,10 @@ PIECE = 100
 """Maps read at a time, at most."""
 ROWS = 16
 """The first product has a multiple of so many rows: for 49 x 67 of them oneDNN takes a sixth longer."""
-LAID_OUT = 16
-"""Maps that are laid out and rounded at a time, in the cache."""
+TURNED = 4
+"""Maps that are turned over and written as patches at a time, in the cache."""
+COPIED = 16
+"""Maps whose patches are copied at a time, in the cache."""
 
 
 class Kernels(NamedTuple):
@@ -252,24 +255,33 @@ def _write_patches(cells: Shaped[Tensor, "N ..."], blocks: Sequence[Shaped[Tenso
     """Write the patches that each of `WINDOWS` see to its block, in the precision of that."""
     on_cpu = cells.device.type == "cpu"
     through_single = on_cpu and (cells.dtype, blocks[0].dtype) == (torch.float16, torch.bfloat16)
-    at_once = LAID_OUT if on_cpu else max(1, len(cells))
+    are_patches = cells.dim() == 3
+    at_once = (COPIED if are_patches else TURNED) if on_cpu else max(1, len(cells))
+    desk = cache(partial(_Desk, cells))
     for start in range(0, len(cells), at_once):
         some = cells[start : start + at_once]
-        if through_single:  # faster than torch's direct way
-            some = some.float().to(torch.bfloat16)
-        for block, seen in zip(blocks, _seen(some), strict=True):
-            to = block[start : start + at_once]
-            to.view(seen.shape).copy_(seen)
+        parts = torch.split(some, SEEN, dim=1) if are_patches else desk(len(some)).seen(some)
+        for block, seen in zip(blocks, parts, strict=True):
+            to = block[start : start + at_once].view(seen.shape)
+            if through_single:  # faster than torch's direct way
+                seen = seen.to(torch.float32, memory_format=torch.contiguous_format)
+            to.copy_(seen)
 
 
-def _seen(cells: Shaped[Tensor, "N ..."]) -> Sequence[Shaped[Tensor, "N ..."]]:
-    """Views of the patches that each of `WINDOWS` see: of maps turned over once, or of patches."""
-    if cells.dim() == 3:
-        return torch.split(cells, SEEN, dim=1)
-    n = len(cells)
-    pairs = cells.contiguous().view(AS_ONE[cells.element_size()]).view(256 * n, 98)
-    grid = pairs.T.contiguous().view(cells.dtype).view(7, 2, 7, n, 512).permute(3, 0, 2, 1, 4)
-    return [windows.patches_of(grid) for windows in WINDOWS]
+class _Desk:
+    """Where some maps are turned over, so that what a window sees of all channels lies together."""
+
+    def __init__(self, like: Shaped[Tensor, "_ 256 14 14"], n: int) -> None:
+        """For `n` maps at a time, of numbers like these."""
+        self.pairs = like.new_empty(98, 256 * n, dtype=AS_ONE[like.element_size()])
+        grid = self.pairs.view(like.dtype).view(7, 2, 7, n, 512).permute(3, 0, 2, 1, 4)
+        self.patches = [windows.patches_of(grid) for windows in WINDOWS]
+
+    def seen(self, maps: Shaped[Tensor, "N 256 14 14"]) -> Sequence[Shaped[Tensor, "N ..."]]:
+        """Views of the patches that each of `WINDOWS` see; they show the maps that were turned over last."""
+        pairs = maps.contiguous().view(self.pairs.dtype)
+        self.pairs.copy_(pairs.view(self.pairs.shape[1], 98).T)
+        return self.patches
 
 
 def _of_windows(
