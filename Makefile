@@ -34,7 +34,7 @@ check: $(STAMP)     ## style, types, and which room may import which
 	$(BIN)/lint-imports
 
 bench: $(STAMP)     ## ratios to the plain way, side by side, one thread; then docs/speed.md from what was found
-	@for name in mil store scale jury table1 detect coverage assumptions speed; do \
+	@for name in mil store scale jury intervals table1 detect coverage assumptions speed; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(STAMP)      ## docs/commands.md from the commands themselves

@@ -14,6 +14,7 @@ PARTS = {
     "store": "The store",
     "scale": "Scale",
     "jury": "Is a cell strange?",
+    "intervals": "Intervals",
 }
 HEAD = (
     "| measured | value | range | target | | plain, ours (ms) | error | |\n"
