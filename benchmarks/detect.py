@@ -6,8 +6,9 @@ On the annotated images of a COCO file (of several categories, those called red 
 fields. Rivals run in turns in one process on one thread and see the same images; a ratio is the median over
 rounds of (rival / ours), with its range, in CPU time (on a GPU, in wall time). Average precision stands
 beside it, over all images of the file. torchvision's network knows no cells: it is timed with random weights
-that return its usual 100 boxes an image. `--resnet50` names a detector that `hemomil detect train` made with
-`--backbone resnet50`; its precision, at the scale it was trained for, stands for what such a network can do.
+that return its usual 100 boxes an image. Where the device multiplies in bfloat16, ours does so too.
+`--resnet50` names a detector that `hemomil detect train` made with `--backbone resnet50`; its precision, at
+the scale it was trained for, stands for what such a network can do.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from hemomil.detect import (
     evaluate_detector,
     read_coco_examples,
 )
+from hemomil.detect.rounding import uses_bfloat16
 from hemomil.simulate import draw_field, random_field_settings
 from hemomil.streams import stream
 from timing import alternate
@@ -75,6 +77,9 @@ def compare(examples, trained, device):
         OURS: Detector.shipped(settings=settings),
         "watershed (no network)": ThresholdDetector(settings=settings),
     }
+    if uses_bfloat16(torch.device(device), "auto"):
+        rounded = settings.model_copy(update={"bfloat16": True})
+        finders[f"{OURS}, in bfloat16"] = Detector.shipped(settings=rounded)
     if trained:
         finders["ResNet-50, our recipe, its own scale"] = Detector.load(trained, settings=settings)
     net = resnet50_v2(device)

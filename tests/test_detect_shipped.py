@@ -117,6 +117,32 @@ def test_roi_maps_of_known_boxes_are_those_of_the_cells_found(field, tile):
     assert same.mean() > 0.7 if tile == 192 else same.all()
 
 
+@pytest.fixture(scope="module")
+def rough():
+    return Detector.shipped(settings=DetectSettings(threads=1, bfloat16=True))
+
+
+def test_searching_in_bfloat16_finds_the_same_cells_a_little_elsewhere(detector, rough, field):
+    exact, found = detector.detect(field.image), rough.detect(field.image)
+    ours, theirs = pairs(found.boxes, exact.boxes, 0.9)
+    assert len(ours) == len(exact.boxes) == len(found.boxes)
+    apart = np.abs(found.boxes[ours] - exact.boxes[theirs])
+    assert 0 < apart.max() < 1
+    np.testing.assert_allclose(found.scores[ours], exact.scores[theirs], atol=0.02)
+    assert found.scores.dtype == exact.scores.dtype
+
+
+def test_roi_maps_stay_in_single_precision_when_the_search_does_not(detector, rough, field):
+    found, maps = rough.detect_with_roi(field.image)
+    np.testing.assert_array_equal(maps, detector.roi_maps(field.image, found.boxes, diameter=found.diameter))
+
+
+def test_who_searches_in_bfloat16_shares_the_weights(rough):
+    before = list(rough.net.parameters())
+    assert all(a is b for a, b in zip(before, rough._searching.parameters(), strict=True))
+    assert rough.fingerprint == Detector.shipped().fingerprint
+
+
 @pytest.mark.slow
 def test_cells_of_cameras_never_trained_on_are_found(detector, real_data):
     bbbc = list(read_coco_examples(real_data / "bbbc041seg" / "test.json", limit=3))

@@ -6,7 +6,8 @@ import torch
 
 from hemomil.detect import Detector, Example, TrainSettings, evaluate_detector, train_detector
 from hemomil.detect.augment import random_crop
-from hemomil.detect.train import _in_bfloat16, learning_rate
+from hemomil.detect.rounding import uses_bfloat16
+from hemomil.detect.train import learning_rate
 from hemomil.errors import ModelError, SettingsError
 from hemomil.streams import stream
 from test_detect import discs
@@ -153,6 +154,7 @@ def test_there_must_be_something_to_average_with():
 @pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16", None])
 def test_bfloat16_is_left_alone_on_a_processor_without_instructions_for_it(capability, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, capability: True})
-    assert _in_bfloat16(torch.device("cpu"), TrainSettings()) is (capability is not None)
-    assert _in_bfloat16(torch.device("cpu"), TrainSettings(bfloat16=True))
-    assert not _in_bfloat16(torch.device("cpu"), TrainSettings(bfloat16=False))
+    cpu = torch.device("cpu")
+    assert uses_bfloat16(cpu, TrainSettings().bfloat16) is (capability is not None)
+    assert uses_bfloat16(cpu, TrainSettings(bfloat16=True).bfloat16)
+    assert not uses_bfloat16(cpu, TrainSettings(bfloat16=False).bfloat16)

@@ -24,6 +24,7 @@ from hemomil.detect.examples import CLASSES, RED, Mask
 from hemomil.detect.kinds import in_doubt_red
 from hemomil.detect.masks import cut_masks
 from hemomil.detect.net import CHANNELS, MAP_SIZE, STRIDE, build, build_coco, roi_align
+from hemomil.detect.rounding import searching_in_bfloat16, uses_bfloat16
 from hemomil.detect.scale import BLUE, ENOUGH, GREEN, SURE, guess_diameter, resize
 from hemomil.detect.settings import Backbone, DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles, not_inside_a_better, owners
@@ -98,6 +99,8 @@ class Detector:
         stored.round_to_half(net)
         self.net = net.to(self.device, memory_format=torch.channels_last).eval()
         self.net.requires_grad_(False)
+        in_bfloat16 = uses_bfloat16(self.device, self.settings.bfloat16)
+        self._searching = searching_in_bfloat16(self.net, self.device) if in_bfloat16 else self.net
         self.fingerprint = stored.fingerprint(net)
         """Names the weights; part of what a model remembers of its input."""
 
@@ -155,9 +158,12 @@ class Detector:
     def detect_with_roi(
         self, image: UInt8[np.ndarray, "H W 3"]
     ) -> tuple[Detections, Float16[np.ndarray, "N 256 14 14"]]:
-        """The cells, and their RoI maps from the same forward pass."""
-        diameter, found = self._find(image, with_maps=True)
-        return self._cut(diameter, found), found.maps.cpu().numpy()
+        """The cells, and their RoI maps: from the same forward pass, unless that was in bfloat16."""
+        exact = self._searching is self.net
+        diameter, found = self._find(image, with_maps=exact)
+        cells = self._cut(diameter, found)
+        maps = found.maps.cpu().numpy() if exact else self.roi_maps(image, cells.boxes, diameter=diameter)
+        return cells, maps
 
     def diameter(self, image: UInt8[np.ndarray, "H W 3"]) -> float:
         """Typical diameter of the cells, in pixels: the setting, or estimated from the whole image."""
@@ -316,9 +322,9 @@ class Detector:
 
     def _search_tiles(self, scaled: Tensor, tiles: Tiles, rows: Tensor, *, with_maps: bool) -> list[_Found]:
         images = self._batch(scaled, tiles, rows)
-        pyramid = self.net.backbone(images.tensors)
-        proposals, _ = self.net.rpn(images, pyramid)
-        results, _ = self.net.roi_heads(pyramid, proposals, images.image_sizes)
+        pyramid = self._searching.backbone(images.tensors)
+        proposals, _ = self._searching.rpn(images, pyramid)
+        results, _ = self._searching.roi_heads(pyramid, proposals, images.image_sizes)
         align = roi_align(self._levels(), MAP_SIZE)
         parts = []
         for place, (row, found) in enumerate(zip(rows.tolist(), results, strict=True)):

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Backbone = Literal["small", "resnet50"]
+Bfloat16 = bool | Literal["auto"]
+"""Whether to compute in bfloat16; `auto`: where the device has instructions for it."""
 
 
 class DetectSettings(BaseModel):
@@ -40,6 +42,11 @@ class DetectSettings(BaseModel):
     )
     border: Literal["leave out", "keep"] = Field(
         default="leave out", description="What becomes of cells that the border of their image cuts."
+    )
+    bfloat16: Bfloat16 = Field(
+        default=False,
+        description="Search in bfloat16: up to twice as fast where a processor has instructions for it, boxes"
+        " and scores a little less exact; auto: only there. RoI maps stay in single precision.",
     )
     device: str = Field(default="auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, mps.")
     threads: int | None = Field(
@@ -84,7 +91,7 @@ class TrainSettings(BaseModel):
     zoom: tuple[float, float] = Field(
         default=(0.6, 1.6), description="Range of the random scale around the nominal one."
     )
-    bfloat16: bool | Literal["auto"] = Field(
+    bfloat16: Bfloat16 = Field(
         default="auto",
         description="Forward pass in bfloat16 (autocast). auto: where the processor has instructions for it.",
     )

@@ -21,6 +21,7 @@ from hemomil.detect.detector import Detector, pick_device
 from hemomil.detect.evaluate import evaluate_detector
 from hemomil.detect.examples import CLASSES, Example
 from hemomil.detect.net import build, norms
+from hemomil.detect.rounding import uses_bfloat16
 from hemomil.detect.settings import DetectSettings, TrainSettings
 from hemomil.errors import SettingsError
 from hemomil.streams import stream, stream_seed
@@ -158,20 +159,10 @@ def _losses(net: MaskRCNN, crops: list[Crop], settings: TrainSettings) -> dict[s
     targets = [{name: value.to(device) for name, value in crop.target.items()} for crop in crops]
     with (
         _masks_taught(net, all("masks" in target for target in targets)),
-        torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(device, settings)),
+        torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, settings.bfloat16)),
     ):
         losses: dict[str, Tensor] = net(images, targets)
     return losses
-
-
-def _in_bfloat16(device: torch.device, settings: TrainSettings) -> bool:
-    """Whether the forward pass is in bfloat16: slower by ten times or more where a CPU lacks instructions."""
-    if settings.bfloat16 != "auto":
-        return settings.bfloat16
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 @contextmanager
