@@ -4,7 +4,7 @@ A cell of the table is a job, see `jobs.py`.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -67,44 +67,50 @@ def study(
             store = prepare(source, run, talk, jobs=n_jobs)
             with run.timed("study"), where:
                 run_jobs(store, plan, run, talk, n_jobs, side_by_side=side_by_side)
-        samples, cell_table, deleted = read_jobs(plan, run)
-        samples = _with_blanks(samples, source, plan, settings)
-        seen, unseen = _apart(samples, plan)
-        seen_cells, unseen_cells = _apart(cell_table, plan)
-        deleted, _ = _apart(deleted, plan)
-        told_deleted = _chosen(deleted, evaluated)
-        metrics = _metrics(store, seen, seen_cells, source, plan, evaluated, settings)
-        metrics["deletion"] = deletion_metrics(
-            told_deleted, seed=settings.seed, n_boot=settings.study.bootstrap
-        )
+        tables = _tables(source, plan, run)
         with run.timed("confounders"):
             confounded = _confounders(source, store, plan, run, talk, n_jobs)
-        metrics["confounders"] = _confounder_metrics(confounded, plan, evaluated, settings)
+        metrics = _metrics(store, tables, confounded, source, plan, settings)
         shown = shown_method(settings.study.methods)
         run.notices.extend(confounder_notices(metrics["methods"], metrics["confounders"], shown))
-        write_table(run.path / "confounders.csv", confounded)
-        write_table(run.path / "splits.csv", plan.splits)
-        write_table(run.path / "samples.csv", seen.drop(columns="left_out"))
-        write_cells(run.path / "cells.parquet", seen_cells.drop(columns="left_out"))
-        write_table(run.path / "deletion.csv", deleted.drop(columns="left_out"))
-        if len(unseen):
-            metrics["unseen"] = unseen_metrics(
-                unseen,
-                unseen_cells,
-                control=settings.control,
-                seed=settings.seed,
-                n_boot=settings.study.bootstrap,
-            )
-            write_table(run.path / "unseen.csv", unseen)
-            write_cells(run.path / "unseen_cells.parquet", unseen_cells)
+        _write_tables(run.path, tables, confounded, plan)
         write_json(run.path / "metrics.json", metrics)
-        told = _told(seen, evaluated)
-        write_curves(run.path, told, told_deleted, plan.classes, seed=settings.seed)
+        told, deleted = _told(tables.samples, evaluated), _chosen(tables.deleted, evaluated)
+        write_curves(run.path, told, deleted, plan.classes, seed=settings.seed)
         write_table1(run.path, told, plan.classes, metrics["methods"], settings)
         run.facts.update(classes=plan.classes, control=settings.control, methods=settings.study.methods)
         with run.timed("report"):
             write_page(run)
     return metrics
+
+
+class _Tables(NamedTuple):
+    """What the jobs said; unseen: of classes that were not learned, and of the controls beside them."""
+
+    samples: pd.DataFrame
+    cells: pd.DataFrame
+    deleted: pd.DataFrame
+    unseen: pd.DataFrame
+    unseen_cells: pd.DataFrame
+
+
+def _tables(source: Source, plan: Protocol, run: RunFolder) -> _Tables:
+    samples, cells, deleted = read_jobs(plan, run)
+    samples, unseen = _apart(_with_blanks(samples, source, plan, run.settings), plan)
+    cells, unseen_cells = _apart(cells, plan)
+    deleted, _ = _apart(deleted, plan)
+    return _Tables(samples, cells, deleted, unseen, unseen_cells)
+
+
+def _write_tables(run: Path, tables: _Tables, confounded: pd.DataFrame, plan: Protocol) -> None:
+    write_table(run / "confounders.csv", confounded)
+    write_table(run / "splits.csv", plan.splits)
+    write_table(run / "samples.csv", tables.samples.drop(columns="left_out"))
+    write_cells(run / "cells.parquet", tables.cells.drop(columns="left_out"))
+    write_table(run / "deletion.csv", tables.deleted.drop(columns="left_out"))
+    if len(tables.unseen):
+        write_table(run / "unseen.csv", tables.unseen)
+        write_cells(run / "unseen_cells.parquet", tables.unseen_cells)
 
 
 def _confounders(
@@ -173,24 +179,20 @@ def _with_blanks(samples: pd.DataFrame, source: Source, plan: Protocol, settings
 
 def _metrics(
     store: Path,
-    samples: pd.DataFrame,
-    cells: pd.DataFrame,
+    tables: _Tables,
+    confounded: pd.DataFrame,
     source: Source,
     plan: Protocol,
-    evaluated: frozenset[str] | None,
     settings: Settings,
 ) -> dict[str, Any]:
     """What metrics.json says: bag and cell level, on all samples and on those evaluated."""
     from hemomil.describe import read_obs
 
+    evaluated, seed, n_boot = evaluated_samples(source, settings), settings.seed, settings.study.bootstrap
+
     def measured(names: frozenset[str] | None) -> dict[str, Any]:
-        return study_metrics(
-            _told(samples, names),
-            plan.classes,
-            control=settings.control,
-            seed=settings.seed,
-            n_boot=settings.study.bootstrap,
-        )
+        rows = _told(tables.samples, names)
+        return study_metrics(rows, plan.classes, control=settings.control, seed=seed, n_boot=n_boot)
 
     metrics: dict[str, Any] = {
         "evaluated_on": settings.study.evaluate_on or None,
@@ -198,15 +200,21 @@ def _metrics(
     }
     if evaluated is not None:
         metrics["methods_on_all_samples"] = measured(None)
+    cells = tables.cells
     if "cell_label" in cells and cells["cell_label"].notna().any():
+        known = _chosen(cells, evaluated)
         metrics["instances"] = instance_metrics(
-            _chosen(cells, evaluated),
-            control=settings.control,
-            seed=settings.seed,
-            n_boot=settings.study.bootstrap // 2,
+            known, control=settings.control, seed=seed, n_boot=n_boot // 2
         )
     if source.truth_cells is not None and source.cells is None:
         metrics["detection"] = detection_quality(
-            read_obs(store), source.truth_cells, seed=settings.seed, n_boot=settings.study.bootstrap
+            read_obs(store), source.truth_cells, seed=seed, n_boot=n_boot
+        )
+    deleted = _chosen(tables.deleted, evaluated)
+    metrics["deletion"] = deletion_metrics(deleted, seed=seed, n_boot=n_boot)
+    metrics["confounders"] = _confounder_metrics(confounded, plan, evaluated, settings)
+    if len(tables.unseen):
+        metrics["unseen"] = unseen_metrics(
+            tables.unseen, tables.unseen_cells, control=settings.control, seed=seed, n_boot=n_boot
         )
     return metrics

@@ -139,6 +139,8 @@ def _tell(
     told: dict[str, Any] = {"method": job.method, "run": job.run, "fold": job.fold}
     samples = sample_rows(test, predictions, flags, jury, **told)
     cells = cell_rows(test, predictions, flags, read_obs(store), **told)
+    if job.left_out:  # nothing is made of the curves of a class that was left out
+        test, predictions = [], []
     curves = [
         deletion_curve(without(model, jury), bag, said, seed=settings.seed)
         for bag, said in zip(test, predictions, strict=True)
