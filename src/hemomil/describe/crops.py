@@ -28,5 +28,6 @@ def crops(
     windows = windows_of(boxes, context=context)
     if align and len(boxes):
         windows[:, 3] = [outline_of(mask).angle for mask in view(image, boxes, masks).mask]
-    values = sample_windows(image.astype(np.float32), windows, size)
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    values = sample_windows(planes, windows, size)
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

@@ -109,7 +109,7 @@ def rings_of(mask: Masks, depth: Stack) -> Int[np.ndarray, "N G G"]:
 
 def interior_values(views: Views) -> Float[np.ndarray, "N I"]:
     """Profile, pallor, texture, colour and inclusions, in the order of their names."""
-    dense = density(views.colour, views.background[:, None, None])
+    dense, lab = density(views.colour, views.background[:, None, None]), _lab(views.colour)
     depth = depth_of(views.mask)
     ring = rings_of(views.mask, depth)
     profile, spread = _profile(dense @ WEIGHTS, ring)
@@ -123,8 +123,8 @@ def interior_values(views: Views) -> Float[np.ndarray, "N I"]:
             (spread[:, ::2] + spread[:, 1::2]) / 2 / rim[:, None],
             _pallor(dense @ WEIGHTS, views, depth, profile, rim),
             _texture(dense @ WEIGHTS, core, rim),
-            _colour(views, dense, core),
-            _inclusions(views, dense, core, depth),
+            _colour(views, dense, lab, core),
+            _inclusions(dense, lab, core, depth),
         ],
         axis=1,
     )
@@ -254,9 +254,11 @@ def _texture(dense: Stack, core: Masks, rim: Float[np.ndarray, "N"]) -> Float[np
     )
 
 
-def _colour(views: Views, dense: Float32[np.ndarray, "N G G 3"], core: Masks) -> Float[np.ndarray, "N C"]:
+def _colour(
+    views: Views, dense: Float32[np.ndarray, "N G G 3"], lab: Float32[np.ndarray, "N G G 3"], core: Masks
+) -> Float[np.ndarray, "N C"]:
     """Colour of the cell, absolute and against the slide."""
-    full = np.concatenate([views.colour, _lab(views.colour)[..., 1:]], axis=3)
+    full = np.concatenate([views.colour, lab[..., 1:]], axis=3)
     mean = mean_inside(full, core)
     spread = np.sqrt(np.maximum(mean_inside((full - mean[:, None, None].astype(np.float32)) ** 2, core), 0))
     absorbed = mean_inside(dense, core)
@@ -274,11 +276,10 @@ def _lab(colour: Float32[np.ndarray, "N G G 3"]) -> Float32[np.ndarray, "N G G 3
 
 
 def _inclusions(
-    views: Views, dense: Float32[np.ndarray, "N G G 3"], core: Masks, depth: Stack
+    dense: Float32[np.ndarray, "N G G 3"], lab: Float32[np.ndarray, "N G G 3"], core: Masks, depth: Stack
 ) -> Float[np.ndarray, "N S"]:
     """Chromatin, pigment and other bodies: small, darker than the cell, and darkest in red light."""
     red, green, blue = (dense[..., c] for c in range(3))
-    lab = _lab(views.colour)
     levels = {
         name: quantiles(values, core, (0.01, 0.5, 0.99))
         for name, values in (

@@ -6,6 +6,7 @@ Light is measured as optical density, ln(background / intensity): 0 on the empty
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -64,7 +65,10 @@ class Views:
 
 def slide_of(image: UInt8[np.ndarray, "H W 3"]) -> Slide:
     """Background colour from the bright class of the green channel (Otsu), and what is masked out."""
-    lit = image.max(axis=2) > BLACK
+    brightest = reduce(
+        np.maximum, np.moveaxis(image, 2, 0)
+    )  # along the last axis it would take 20 times as long
+    lit = brightest > BLACK
     rim = np.concatenate([lit[0], lit[-1], lit[:, 0], lit[:, -1]])
     if (~rim).mean() > 0.2 or not lit.any():
         # compression smears the black into the outermost pixel
@@ -96,10 +100,12 @@ def view(
 ) -> Views:
     """Every cell on the common grid: by its mask where it has one, else by segmenting its box."""
     slide = slide_of(image)
-    # the last channel says how much of a footprint is image and not masked out
-    layers = np.dstack([image, np.ones_like(image[..., 0])]).astype(np.float32) * slide.lit[..., None]
+    # the last plane says how much of a footprint is image and not masked out
+    planes = np.ones((4, *image.shape[:2]), np.float32)
+    planes[:3] = image.transpose(2, 0, 1)
+    planes *= slide.lit
     wide = windows_of(boxes, context=CONTEXT, least=8.0)
-    colour, lit = _look(layers, wide, image.shape[:2])
+    colour, lit = _look(planes, wide)
     background = _near_background(colour, lit, slide)
     coarse, found = _segment(colour, lit, background, slide, boxes)
     outlines, corners, pitch = list(coarse), wide[:, :2] - wide[:, 2:3] / 2, wide[:, 2] / GRID
@@ -107,18 +113,18 @@ def view(
         if mask is not None and mask.any():
             outlines[i], corners[i], pitch[i], found[i] = mask, np.floor(boxes[i, :2]), 1.0, True
     windows = _tight(outlines, corners, pitch)
-    close, _ = _look(layers, windows, image.shape[:2])
+    close, _ = _look(planes, windows)
     mask = sample_masks(outlines, corners, pitch, windows, GRID)
     return Views(colour=close, mask=mask, background=background, windows=windows, segmented=found)
 
 
 def _look(
-    layers: Float32[np.ndarray, "H W 4"], windows: Float[np.ndarray, "N 4"], shape: tuple[int, ...]
+    planes: Float32[np.ndarray, "4 H W"], windows: Float[np.ndarray, "N 4"]
 ) -> tuple[Float32[np.ndarray, "N G G 3"], Float32[np.ndarray, "N G G"]]:
     """Colour of each footprint, averaged over its lit part, and how much is lit and inside the image."""
-    seen = sample_windows(layers, windows, GRID)
+    seen = sample_windows(planes, windows, GRID)
     colour = seen[..., :3] / np.maximum(seen[..., 3:], 1e-3)
-    return colour, seen[..., 3] * _inside(windows, shape)
+    return colour, seen[..., 3] * _inside(windows, planes.shape[1:])
 
 
 def _inside(windows: Float[np.ndarray, "N 4"], shape: tuple[int, ...]) -> Bool[np.ndarray, "N G G"]:

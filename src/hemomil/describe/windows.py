@@ -24,22 +24,22 @@ def windows_of(
 
 
 def sample_windows(
-    image: Float32[np.ndarray, "H W C"],
+    planes: Float32[np.ndarray, "C H W"],
     windows: Float[np.ndarray, "N 4"],
     size: int,
     *,
     outside: str = "border",
 ) -> Float32[np.ndarray, "N size size C"]:
     """Mean colour of each crop pixel's footprint; `outside`: repeat the border, or zeros."""
-    taken = np.empty((len(windows), size, size, image.shape[2]), np.float32)
-    plane = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    taken = np.empty((len(windows), size, size, len(planes)), np.float32)
+    image = torch.from_numpy(planes)[None]
     folds = np.clip(np.ceil(windows[:, 2] / size), 1, MAX_OVERSAMPLING).astype(int)
     for fold in np.unique(folds).tolist():  # one call for all cells that need the same oversampling
         rows = np.flatnonzero(folds == fold)
-        grid = _grid(windows[rows], size * fold, image.shape[:2])
-        values = grid_sample(plane, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+        grid = _grid(windows[rows], size * fold, planes.shape[1:])
+        values = grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
         values = avg_pool2d(values, fold) if fold > 1 else values
-        stacked = values[0].reshape(image.shape[2], len(rows), size, size)
+        stacked = values[0].reshape(len(planes), len(rows), size, size)
         taken[rows] = stacked.permute(1, 2, 3, 0).numpy()
     return taken
 
@@ -69,6 +69,6 @@ def sample_masks(
         window = windows[i : i + 1].copy()
         window[0, :2] = (window[0, :2] - corners[i]) / pitch[i]
         window[0, 2] /= pitch[i]
-        share = sample_windows(mask.astype(np.float32)[..., None], window, size, outside="zeros")
+        share = sample_windows(mask.astype(np.float32)[None], window, size, outside="zeros")
         seen[i] = share[0, ..., 0] >= 0.5
     return seen
