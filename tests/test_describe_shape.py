@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from skimage.measure import regionprops
 
 from hemomil.describe import SHAPE_GROUPS, SHAPE_NAMES, crops, measure
+from hemomil.describe import segment as describe_segment
 from hemomil.describe.outline import outline_of
 from hemomil.describe.segment import view
 
@@ -261,6 +262,27 @@ def test_degenerate_masks_give_finite_values():
     dot[20, 20], line[20, 3:37], two[5:9, 5:9], two[30:34, 30:34] = True, True, True, True
     values = measure(image, boxes, (dot, line, two, np.zeros((40, 40), bool), None))
     assert np.isfinite(values).all()
+
+
+def test_only_cells_without_a_mask_are_sought_and_each_is_measured_as_if_alone(monkeypatch):
+    image = field(PALE, OVAL, {"centre": (30, 120), "axes": (14, 18)})
+    boxes = np.array(
+        [box_round((60, 70), (20, 20)), box_round((120, 90), (26, 15)), [10, 98, 50, 142]], float
+    )
+    disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 22
+    sought = []
+
+    def spy(colour, *others):
+        sought.append(len(colour))
+        return segment(colour, *others)
+
+    segment = describe_segment._segment
+    monkeypatch.setattr(describe_segment, "_segment", spy)
+    masks = (None, disc, np.zeros((44, 44), bool))  # the last of them is empty
+    together = measure(image, boxes, masks)
+    alone = [measure(image, boxes[row : row + 1], masks[row : row + 1])[0] for row in range(3)]
+    np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
+    assert sought == [2, 1, 1]
 
 
 def test_one_pixel_images_and_no_boxes_are_borne():

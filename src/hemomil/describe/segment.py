@@ -107,11 +107,14 @@ def view(
     wide = windows_of(boxes, context=CONTEXT, least=8.0)
     colour, lit = _look(planes, wide)
     background = _near_background(colour, lit, slide)
-    coarse, found = _segment(colour, lit, background, slide, boxes)
-    outlines, corners, pitch = list(coarse), wide[:, :2] - wide[:, 2:3] / 2, wide[:, 2] / GRID
-    for i, mask in enumerate(masks or ()):
-        if mask is not None and mask.any():
-            outlines[i], corners[i], pitch[i], found[i] = mask, np.floor(boxes[i, :2]), 1.0, True
+    outline = {row: mask for row, mask in enumerate(masks or ()) if mask is not None and mask.any()}
+    found, rest = np.ones(len(boxes), bool), [row for row in range(len(boxes)) if row not in outline]
+    corners, pitch = np.floor(boxes[:, :2]).astype(np.float64), np.ones(len(boxes))
+    if rest:
+        corners[rest], pitch[rest] = wide[rest, :2] - wide[rest, 2:3] / 2, wide[rest, 2] / GRID
+        segmented, found[rest] = _segment(colour[rest], lit[rest], background[rest], slide, boxes[rest])
+        outline.update(zip(rest, segmented, strict=True))
+    outlines = [outline[row] for row in range(len(boxes))]
     windows = _tight(outlines, corners, pitch)
     close, _ = _look(planes, windows)
     mask = sample_masks(outlines, corners, pitch, windows, GRID)
