@@ -310,6 +310,15 @@ def test_a_few_at_a_time_maps_are_rounded_to_the_same_numbers(at_once, laid_out,
     assert torch.equal(found, rows(cells.float(), torch.float32).bfloat16())
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_what_is_asked_without_a_gradient_is_pooled_to_the_same_numbers(kind):
+    encoder, maps = make_encoder(), torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", kind, enabled=kind == torch.bfloat16):
+        learning = encoder(maps).detach()
+        with torch.no_grad():
+            assert torch.equal(encoder(maps), learning)
+
+
 def test_every_window_sees_its_patches():
     """Row and column of a patch, read back from where they were laid out."""
     maps = torch.arange(196.0).view(1, 1, 14, 14).expand(2, 256, 14, 14)

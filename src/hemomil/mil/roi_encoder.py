@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache, partial, reduce
 from itertools import product
 from typing import Any, NamedTuple, cast
 
@@ -69,6 +69,11 @@ SEEN = [len(windows.at) * len(windows.seen) for windows in WINDOWS]
 """How many patches each of the windows above see."""
 PLACES = [4 * row + column for windows in WINDOWS for row, column in windows.at]
 """Where in the 4 x 4, row by row, the windows above are."""
+POOLED = [
+    [PLACES.index(4 * row + column) for row in (top, top + 1) for column in (left, left + 1)]
+    for top, left in product((0, 2), repeat=2)
+]
+"""Which of them are pooled together, row by row."""
 FIRST_ORDER, LATER_ORDER = (0, 2, 1, 3), (0, 2, 3, 1)
 """The axes of a kernel (output, input, row, column), as products need them: so they lie in memory."""
 AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
@@ -314,6 +319,11 @@ def _pooled(
     for windows, rows, (kernel, bias) in zip(WINDOWS, parts, second, strict=True):
         values = linear(rows.view(n * len(windows.at), kernel.shape[1]), kernel, bias)
         outputs += values.view(n, len(windows.at), len(bias)).unbind(dim=1)
+    if (
+        not torch.is_grad_enabled()
+    ):  # in less than half the time; with a gradient it would take three times as long
+        best = [reduce(torch.maximum, [outputs[k] for k in together]) for together in POOLED]
+        return torch.cat(best, dim=1).relu_()
     together = torch.stack([outputs[PLACES.index(place)] for place in range(16)], dim=1)
     pooled = max_pool2d(together.view(n, 4, 4, together.shape[2]).permute(0, 3, 1, 2), 2)
     return relu(pooled.permute(0, 2, 3, 1).flatten(1))
