@@ -319,9 +319,8 @@ def _pooled(
     for windows, rows, (kernel, bias) in zip(WINDOWS, parts, second, strict=True):
         values = linear(rows.view(n * len(windows.at), kernel.shape[1]), kernel, bias)
         outputs += values.view(n, len(windows.at), len(bias)).unbind(dim=1)
-    if (
-        not torch.is_grad_enabled()
-    ):  # in less than half the time; with a gradient it would take three times as long
+    if not torch.is_grad_enabled():
+        # in less than half the time; with a gradient it would take three times as long
         best = [reduce(torch.maximum, [outputs[k] for k in together]) for together in POOLED]
         return torch.cat(best, dim=1).relu_()
     together = torch.stack([outputs[PLACES.index(place)] for place in range(16)], dim=1)
