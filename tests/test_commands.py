@@ -180,6 +180,29 @@ def test_few_cells_are_described_by_one_process(cohort, tmp_path, monkeypatch, f
     assert np.isfinite(read_zarr(store).obsm["shape"]).all()
 
 
+def test_a_cell_without_a_mask_leaves_the_others_theirs(cohort, tmp_path):
+    from hemomil.commands import cells
+    from hemomil.commands.run_folder import open_run
+    from hemomil.commands.source import load_source
+
+    known = json.loads((cohort / "coco.json").read_text())
+    for annotation in known["annotations"][::5]:
+        del annotation["segmentation"]
+    (tmp_path / "some.json").write_text(json.dumps(known))
+
+    def described(name, given):
+        source = load_source(cohort / "manifest.csv", quick(), cells=given)
+        return read_zarr(
+            cells.prepare(source, open_run(tmp_path / name, "study", quick(), {}), SILENT, jobs=1)
+        )
+
+    every, some = described("every", cohort / "coco.json"), described("some", tmp_path / "some.json")
+    kept = (some.obs["mask_rle"] != "").to_numpy()
+    assert 0 < (~kept).sum() < len(kept) / 4
+    np.testing.assert_array_equal(some.obsm["shape"][kept], every.obsm["shape"][kept])
+    assert (some.obsm["shape"][~kept] != every.obsm["shape"][~kept]).any(axis=1).all()
+
+
 @pytest.mark.usefixtures("no_page")
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(
     finished, cohort, tmp_path, monkeypatch

@@ -194,7 +194,9 @@ def _describe(
         missing = [~writer.done(kind) for kind in fast]
         rows = _rows_by_image(cells, np.any([*missing, np.zeros(len(cells), bool)], axis=0))
         work = (
-            delayed(_measure)(paths[image], _part(cells, at), fast, run.settings)
+            delayed(_measure)(
+                paths[image], cells.boxes[at], [cells.masks[i] for i in at.tolist()], fast, run.settings
+            )
             for image, at in rows.items()
         )
         few = sum(map(len, rows.values())) < FEW_CELLS
@@ -221,16 +223,12 @@ def _rows_by_image(cells: Cells, wanted: Bool[np.ndarray, "N"]) -> dict[str, np.
     return {str(name): part.index.to_numpy() for name, part in images.groupby(images, sort=False)}
 
 
-def _part(cells: Cells, at: np.ndarray) -> Detections:
-    """Boxes and masks of some cells, which is all that measuring needs; masks only if all have one."""
-    masks = tuple(mask for i in at.tolist() if (mask := cells.masks[i]) is not None)
-    return Detections(
-        boxes=cells.boxes[at], scores=cells.scores[at], masks=masks if len(masks) == len(at) else None
-    )
-
-
 def _measure(
-    path: Path, cells: Detections, kinds: Sequence[str], settings: Settings
+    path: Path,
+    boxes: Float[np.ndarray, "N 4"],
+    masks: Sequence[Bool[np.ndarray, "_ _"] | None],
+    kinds: Sequence[str],
+    settings: Settings,
 ) -> dict[str, np.ndarray]:
     """All kinds of description that need no network, for the cells of one image."""
     from hemomil.describe import crops, measure
@@ -238,9 +236,9 @@ def _measure(
     image, told = read_image(path), settings.describe
     values = {}
     if "shape" in kinds:
-        values["shape"] = measure(image, cells.boxes, cells.masks)
+        values["shape"] = measure(image, boxes, masks)
     if "crop" in kinds:
-        values["crop"] = crops(image, cells.boxes, size=told.crop_size, context=told.crop_context)
+        values["crop"] = crops(image, boxes, size=told.crop_size, context=told.crop_context)
     return values
 
 
