@@ -16,7 +16,8 @@ from hemomil.commands.console import SILENT
 from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.source import Source, load_source
 from hemomil.describe import SHAPE_NAMES, StoreWriter
-from hemomil.describe.segment import BLACK as DESCRIBED_BLACK
+from hemomil.describe import segment as describe_segment
+from hemomil.lit import BLACK, is_lit
 from hemomil.stats import study_metrics
 from hemomil.stats.confounders import PERMUTED, confounder_notices, confounder_predictions, dealt_labels
 from hemomil.types import Cells, Cohort, ImageRow, Sample
@@ -319,7 +320,15 @@ def test_a_mask_that_leaves_the_image_is_cut(drawn):
 
 
 def test_black_means_the_same_as_where_cells_are_described():
-    assert facts_of.BLACK == DESCRIBED_BLACK
+    assert facts_of.is_lit is describe_segment.is_lit
+
+
+def test_a_pixel_is_lit_by_any_channel_that_is_brighter_than_black():
+    image = np.random.default_rng(0).integers(0, 40, (30, 40, 3), dtype=np.uint8)
+    image[0, :3] = [BLACK, BLACK, BLACK], [0, 0, BLACK + 1], [BLACK + 1, 0, 0]
+    lit = is_lit(image)
+    assert lit[0, :3].tolist() == [False, True, True]
+    np.testing.assert_array_equal(lit, image.max(axis=2) > BLACK)
 
 
 def test_a_run_that_goes_on_does_not_read_the_images_again(drawn, monkeypatch):

@@ -265,10 +265,8 @@ def test_degenerate_masks_give_finite_values():
 
 
 def test_only_cells_without_a_mask_are_sought_and_each_is_measured_as_if_alone(monkeypatch):
-    image = field(PALE, OVAL, {"centre": (30, 120), "axes": (14, 18)})
-    boxes = np.array(
-        [box_round((60, 70), (20, 20)), box_round((120, 90), (26, 15)), [10, 98, 50, 142]], float
-    )
+    cells = (PALE, OVAL, {"centre": (30, 120), "axes": (14, 18)})
+    image, boxes = field(*cells), np.array([box_round(cell["centre"], cell["axes"]) for cell in cells], float)
     disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 22
     sought = []
 
@@ -278,7 +276,7 @@ def test_only_cells_without_a_mask_are_sought_and_each_is_measured_as_if_alone(m
 
     segment = describe_segment._segment
     monkeypatch.setattr(describe_segment, "_segment", spy)
-    masks = (None, disc, np.zeros((44, 44), bool))  # the last of them is empty
+    masks = (None, disc, np.zeros((48, 48), bool))  # the last of them is empty
     together = measure(image, boxes, masks)
     alone = [measure(image, boxes[row : row + 1], masks[row : row + 1])[0] for row in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)

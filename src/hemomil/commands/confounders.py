@@ -20,13 +20,12 @@ from hemomil.commands.run_folder import RunFolder
 from hemomil.commands.source import Source
 from hemomil.errors import FeaturesError
 from hemomil.files import written_whole
+from hemomil.lit import is_lit
 from hemomil.segmentation import mask_of
 from hemomil.types import Region, Sample
 
 COLOURS = ("red", "green", "blue")
 BACKGROUND = (*(f"mean_{c}" for c in COLOURS), *(f"sd_{c}" for c in COLOURS))
-BLACK = 24
-"""On an image of one cell, a pixel with no channel above this was masked out (as in `describe`)."""
 NO_IMAGE = "features were brought along: there is no image"
 WHOLE: Region = (0, 0, 2**31, 2**31)
 """Where a row of the manifest names no region."""
@@ -150,7 +149,7 @@ def _outside(
     image = read_image(path)
     empty = ~covered(image.shape[:2], cells)
     if kind == "cell":
-        empty |= image.max(axis=2) <= BLACK
+        empty |= ~is_lit(image)
     return np.stack([_moments(image[y0:y1, x0:x1], empty[y0:y1, x0:x1]) for x0, y0, x1, y1 in regions])
 
 

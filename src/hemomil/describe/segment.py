@@ -6,7 +6,6 @@ Light is measured as optical density, ln(background / intensity): 0 on the empty
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -16,6 +15,7 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
 from hemomil.describe.windows import sample_masks, sample_windows, windows_of
+from hemomil.lit import is_lit
 
 GRID = 64
 """Every cell is measured on a grid of 64 x 64, so that texture does not depend on magnification."""
@@ -23,8 +23,6 @@ CONTEXT = 1.3
 """Side of the window in which a cell is sought, in sides of its box."""
 MARGIN = 1.15
 """Side of the window in which a cell is measured, in sides of its mask."""
-BLACK = 24
-"""A pixel with no channel above this was masked out: stains and slides are never that dark."""
 WEIGHTS = np.array([0.25, 0.5, 0.25], np.float32)
 """Red, green, blue: hemoglobin and eosin absorb green most."""
 FLAT = ndimage.generate_binary_structure(2, 1)[None] & np.array([False, True, False])[:, None, None]
@@ -65,8 +63,7 @@ class Views:
 
 def slide_of(image: UInt8[np.ndarray, "H W 3"]) -> Slide:
     """Background colour from the bright class of the green channel (Otsu), and what is masked out."""
-    # a maximum along the last axis would take twenty times as long
-    lit = reduce(np.maximum, np.moveaxis(image, 2, 0)) > BLACK
+    lit = is_lit(image)
     rim = np.concatenate([lit[0], lit[-1], lit[:, 0], lit[:, -1]])
     if (~rim).mean() > 0.2 or not lit.any():
         # compression smears the black into the outermost pixel

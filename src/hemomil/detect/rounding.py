@@ -47,7 +47,10 @@ def _rounded(device: str, forward: Callable[..., Any], inputs: Any) -> Any:
 def _single(made: Any) -> Any:
     if isinstance(made, Tensor):
         return made.float()
-    if isinstance(made, dict):  # a pyramid lies as RoIAlign reads it, which would turn each level over twice
-        single = partial(Tensor.to, dtype=torch.float32, memory_format=torch.contiguous_format)
-        return {name: single(values) for name, values in made.items()}
+    if isinstance(made, dict):
+        # a pyramid lies as RoIAlign reads it, which would turn each level over twice
+        return {
+            name: values.to(torch.float32, memory_format=torch.contiguous_format)
+            for name, values in made.items()
+        }
     return [_single(values) for values in made]

@@ -21,12 +21,11 @@ from hemomil.detect.examples import Mask
 from hemomil.detect.scale import guess_diameter, resize
 from hemomil.detect.settings import DetectSettings
 from hemomil.detect.tiles import Tiles, in_core, lay_tiles
+from hemomil.lit import BLACK, is_lit
 from hemomil.types import Detections
 
 ALGORITHM = "threshold-1"
 """Name and version; the number rises whenever the same image would give other cells."""
-BLACK = 24
-"""A pixel with no channel above this is field stop or frame: no stain is that dark."""
 COARSE = 16.0
 """Cell diameter, in pixels, of the small picture in which glass and level are estimated."""
 COARSE_SIDE = 2048
@@ -307,9 +306,8 @@ def _cells(
     dark: Float32[np.ndarray, "h w"], window: UInt8[np.ndarray, "h w 3"], glass: _Glass
 ) -> Bool[np.ndarray, "h w"]:
     """Where cells lie, with their pallor, and a smooth outline."""
-    lit = window.max(axis=2) > BLACK
-    above = ndimage.gaussian_filter(dark, SMOOTH * glass.diameter) > glass.level
-    smooth = ndimage.gaussian_filter((above & lit).astype(np.float32), OUTLINE * glass.diameter) > 0.5
+    above = (ndimage.gaussian_filter(dark, SMOOTH * glass.diameter) > glass.level) & is_lit(window)
+    smooth = ndimage.gaussian_filter(above.astype(np.float32), OUTLINE * glass.diameter) > 0.5
     return _without_pallor(smooth, np.pi / 4 * glass.diameter**2)
 
 
